@@ -1,0 +1,183 @@
+"""Where results go, how they are written, and the record of what made them.
+
+Every step anchors its paths at the repository root with `from_root`, writes with
+`atomic_path` (a temporary name, then a rename), and closes with `write_provenance`.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SIMULATED_NOTE = "Simulated demo data, not the paper's"
+
+_RECORDED_PACKAGES = (
+    *("numpy", "pandas", "scikit-image", "scikit-learn", "opencv-python-headless"),
+    *("torch", "torchvision", "lightning", "captum"),
+    *("oirfile", "tifffile", "imagecodecs", "papermill"),
+)
+
+
+def from_root(path: str | Path) -> Path:
+    """Anchor a relative path at the repository root; absolute paths pass unchanged.
+
+    nbval runs a notebook in its own folder and papermill in the caller's, so a path
+    relative to the working directory would mean two things.
+    """
+    return ROOT / Path(path).expanduser()
+
+
+def shown_path(path: str | Path) -> str:
+    """Name a path for a reader: relative to the repository where it lies inside.
+
+    Outside, only the last two parts are shown, so that stored outputs never hold the
+    folders of the machine they were made on.
+    """
+    absolute = from_root(path)
+    if absolute.is_relative_to(ROOT):
+        return absolute.relative_to(ROOT).as_posix()
+    return Path("…", *absolute.parts[-2:]).as_posix()
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that becomes `path` only on success.
+
+    An interrupted write leaves `path` as it was. The temporary name is fixed, so the
+    next attempt overwrites what a killed one left.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.part")
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Mapping) -> None:
+    """Write a mapping as indented JSON, atomically, keys in the order given."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
+
+
+def write_csv(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV without its index, atomically."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def run_directory(
+    runs_dir: str | Path, architecture: str, seed: int, channels: Sequence[int] = (0, 1, 2)
+) -> Path:
+    """Name the directory of one training run.
+
+    Parameters
+    ----------
+    runs_dir : path
+        Directory of all runs of one level, such as ``results/demo/runs/cell``.
+    architecture : str
+        Backbone, such as ``densenet169``.
+    seed : int
+        Seed of the run.
+    channels : sequence of int
+        RGB channels (slices) the model sees. All three give ``<architecture>``; fewer
+        give ``<architecture>-slice0`` or ``<architecture>-slice0+2``.
+
+    Returns
+    -------
+    Path
+        ``<runs_dir>/<architecture>[-slice…]/seed<k>``, anchored at the repository root.
+    """
+    name = architecture
+    if list(channels) != [0, 1, 2]:
+        name += "-slice" + "+".join(str(channel) for channel in channels)
+    return from_root(runs_dir) / name / f"seed{seed}"
+
+
+def git_commit() -> str:
+    """Return the commit of the repository, marked ``-dirty`` if changed, or ``unknown``."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def write_provenance(
+    directory: str | Path,
+    *,
+    parameters: Mapping,
+    inputs: Sequence[str | Path] = (),
+    seconds: float,
+    **record: object,
+) -> None:
+    """Write ``provenance.json``: what made the files of a directory.
+
+    Parameters
+    ----------
+    directory : path
+        Where the results lie.
+    parameters : mapping
+        The settings of the step, as used.
+    inputs : sequence of path
+        Files the step read; each is recorded with its SHA-256.
+    seconds : float
+        Wall-clock time of the step.
+    **record
+        Whatever else the step must answer for: ``seed``, ``device``, ``weights`` (those
+        actually used), ``simulated``, ``fallbacks``.
+    """
+    write_json(
+        Path(directory) / "provenance.json",
+        {
+            "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "git_commit": git_commit(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpu_count": os.cpu_count(),
+            "versions": {name: metadata.version(name) for name in _RECORDED_PACKAGES},
+            "seconds": round(seconds, 2),
+            **record,
+            "parameters": dict(parameters),
+            "inputs": {shown_path(path): file_sha256(from_root(path)) for path in inputs},
+        },
+    )
+
+
+def data_note(table: pd.DataFrame) -> str:
+    """Say in a few words whose data a table holds, for the foot of every figure.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``images.csv`` or ``cells.csv``; its boolean column ``simulated`` is read.
+
+    Returns
+    -------
+    str
+        `SIMULATED_NOTE` where any row is simulated, otherwise an empty string.
+    """
+    return SIMULATED_NOTE if table["simulated"].any() else ""
