@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
+from IPython.display import Markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -181,3 +182,63 @@ def data_note(table: pd.DataFrame) -> str:
         `SIMULATED_NOTE` where any row is simulated, otherwise an empty string.
     """
     return SIMULATED_NOTE if table["simulated"].any() else ""
+
+
+def header(
+    *, dataset: str, simulated: bool, device: str = "none", weights: str = "none"
+) -> Markdown:
+    """Return the line that opens every notebook's results, with the banner where it is due.
+
+    Parameters
+    ----------
+    dataset : str
+        Name of the data set a reader would recognise.
+    simulated : bool
+        Whether any of the data came from the simulator.
+    device : str
+        Where models run; ``none`` where the step uses no model.
+    weights : str
+        The weights that training started from, as actually used.
+
+    Returns
+    -------
+    Markdown
+        For display as the value of a cell.
+    """
+    line = f"**Data** {dataset} · **device** {device} · **starting weights** {weights}"
+    if simulated:
+        line = (
+            f"> ⚠️ **{SIMULATED_NOTE}.** Every number and picture below shows that the code "
+            f"works, and says nothing about blood stem cells.\n\n{line}"
+        )
+    return Markdown(line)
+
+
+def written_files(*paths: str | Path) -> pd.DataFrame:
+    """List files a step wrote, with their sizes; a folder is one row that counts its files.
+
+    Parameters
+    ----------
+    *paths : path
+        Files or folders, relative ones anchored at the repository root.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``file``, ``files`` and ``megabytes``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of them does not exist.
+    """
+    rows = []
+    for path in map(from_root, paths):
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{shown_path(path)} was expected to be written, but is missing."
+            )
+        members = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+        size = sum(member.stat().st_size for member in members)
+        rows.append((shown_path(path), len(members), round(size / 1e6, 2)))
+    return pd.DataFrame(rows, columns=["file", "files", "megabytes"])
