@@ -1,0 +1,116 @@
+"""Two checks that Grad-CAM shows what a model uses, rather than where cells tend to be.
+
+A map that stays when the weights are scrambled says nothing about them (Adebayo et al.
+2018), and removing what a map marks must cost the model more than removing anything else.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor, nn
+
+
+def scrambled_models(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the model with one more layer scrambled each time, from the output downwards.
+
+    The values of each weight tensor are shuffled: their sizes stay, what was learnt goes.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A classifier; it is not changed.
+    seed : int
+        Seed of the shuffles.
+
+    Yields
+    ------
+    name : str
+        The layer scrambled last, such as ``fc`` or ``layer4``.
+    model : nn.Module
+        One copy, changed further at each step: use it before asking for the next.
+    """
+    scrambled = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    layers = []
+    for name, child in scrambled.named_children():
+        layers += child.named_children() if name == "features" else [(name, child)]
+    for name, layer in reversed(layers):
+        weights = list(layer.parameters())
+        for weight in weights:
+            order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+            weight.data = weight.data.flatten()[order].view_as(weight)
+        if weights:
+            yield name, scrambled
+
+
+def map_correlation(maps: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return Spearman's correlation of each map (N, H, W) with its counterpart, float (N,).
+
+    NaN where one of the two is constant, which leaves nothing to correlate.
+    """
+    ranks = [rankdata(m.reshape(len(m), -1), axis=1) for m in (maps, others)]
+    first, second = (r - r.mean(axis=1, keepdims=True) for r in ranks)
+    spread = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
+    return np.divide(
+        (first * second).sum(axis=1), spread, out=np.full(len(maps), np.nan), where=spread > 0
+    )
+
+
+def shifted_maps(maps: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Move each map (N, H, W) by a random offset, wrapping round: same shape, random place."""
+    rng = np.random.default_rng(seed)
+    offsets = rng.integers(maps.shape[1:], size=(len(maps), 2))
+    return np.stack([np.roll(m, offset, (0, 1)) for m, offset in zip(maps, offsets, strict=True)])
+
+
+@torch.inference_mode()
+def deletion_curves(
+    model: nn.Module,
+    images: Tensor,
+    targets: Sequence[int] | np.ndarray,
+    maps: np.ndarray,
+    fractions: Sequence[float] = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
+    batch_size: int = 64,
+) -> np.ndarray:
+    """Follow a class's probability while the highest part of each map is erased.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A classifier in eval mode.
+    images : Tensor
+        float (N, C, H, W), prepared as in training.
+    targets : sequence of int
+        For each image the index of the class whose probability is followed.
+    maps : ndarray
+        float (N, H, W); pixels are erased in falling order of these values.
+    fractions : sequence of float
+        Shares of the area to erase, in [0, 1]. Erased pixels take the median of their
+        image's channel, which is background wherever cells cover less than half.
+    batch_size : int
+        Images at a time.
+
+    Returns
+    -------
+    ndarray
+        float (N, len(fractions)), probabilities; rows of zero maps are NaN, since such a
+        map gives no order.
+    """
+    device = next(model.parameters()).device
+    curves = np.full((len(images), len(fractions)), np.nan)
+    order = rankdata(-maps.reshape(len(maps), -1), method="ordinal", axis=1) - 1
+    order = torch.from_numpy(order.reshape(maps.shape))
+    for start in range(0, len(images), batch_size):
+        part = slice(start, start + batch_size)
+        batch = images[part].to(device)
+        fill = batch.flatten(2).median(dim=2).values[..., None, None]
+        for column, fraction in enumerate(fractions):
+            erased = order[part, None].to(device) < fraction * maps[0].size
+            probabilities = model(torch.where(erased, fill, batch)).softmax(1).cpu().numpy()
+            picked = np.asarray(targets)[part]
+            curves[part, column] = probabilities[np.arange(len(picked)), picked]
+    curves[maps.max(axis=(1, 2)) == 0] = np.nan
+    return curves

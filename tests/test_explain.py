@@ -1,0 +1,207 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+from torch import nn
+from torchvision.models import DenseNet, ResNet
+from torchvision.models.resnet import BasicBlock
+
+from hsc_utils import explain, sanity
+
+
+def small_densenet() -> DenseNet:
+    torch.manual_seed(0)
+    return DenseNet(4, (1, 1, 2, 1), num_init_features=8, num_classes=3).eval()
+
+
+def small_resnet() -> ResNet:
+    torch.manual_seed(0)
+    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=3).eval()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def enlarged(coarse: torch.Tensor) -> np.ndarray:
+    fine = nn.functional.interpolate(coarse[:, None], size=(64, 64), mode="bilinear")[:, 0]
+    return explain.normalise(fine.detach().float().numpy())
+
+
+class TestGradCam:
+    def test_is_right_where_the_answer_is_known_by_hand(self):
+        model = nn.Sequential(
+            nn.Conv2d(1, 1, 1, bias=False),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(1, 2, bias=False),
+        ).eval()
+        model[0].weight.data.fill_(1)
+        model[3].weight.data = torch.tensor([[3.0], [-3.0]])
+        image = torch.tensor([[[[4.0, -2.0], [0.0, 1.0]]]])
+        maps = explain.grad_cam(model, image.repeat(2, 1, 1, 1), [0, 1], layer="0")
+        np.testing.assert_allclose(maps, [[[1, 0], [0, 0.25]], [[0, 1], [0, 0]]], atol=1e-7)
+
+    def test_densenet_is_explained_after_its_last_relu(self, images):
+        model = small_densenet()
+        targets = torch.tensor([0, 1, 2, 1, 0])
+        # after global average pooling the gradient of a logit is its weight, so Grad-CAM
+        # is the class activation map of what the pooling sees
+        seen = model.features(images).relu()
+        expected = torch.einsum("nchw,nc->nhw", seen, model.classifier.weight[targets]).relu()
+        maps = explain.grad_cam(model, images, targets)
+        np.testing.assert_allclose(maps, enlarged(expected), atol=1e-5)
+        before = torch.einsum(
+            "nchw,nc->nhw", model.features(images), model.classifier.weight[targets]
+        ).relu()
+        assert np.abs(maps - enlarged(before)).max() > 0.05
+
+    def test_resnet_is_explained_where_the_pooling_averages(self, images):
+        model = small_resnet()
+        targets = torch.tensor([2, 2, 1, 0, 0])
+        seen = []
+        hook = model.avgpool.register_forward_pre_hook(lambda _, x: seen.append(x[0].clone()))
+        model(images)
+        hook.remove()
+        expected = torch.einsum("nchw,nc->nhw", seen[0], model.fc.weight[targets]).relu()
+        maps = explain.grad_cam(model, images, targets)
+        np.testing.assert_allclose(maps, enlarged(expected), atol=1e-5)
+
+    @pytest.mark.parametrize("build", [small_densenet, small_resnet])
+    @pytest.mark.parametrize("stride", [16, 8])
+    def test_earlier_layers_agree_with_finite_differences(self, build, stride, images):
+        model, images, step = build().double(), images[:1].double(), 1e-5
+        name = explain.layer_at_stride(model, stride)
+        layer, target, seen = model.get_submodule(name), 1, []
+        with layer.register_forward_hook(lambda *io: seen.append(io[2].clone())):
+            model(images)
+        assert seen[0].shape[-1] == 64 // stride
+        slopes = []
+        for channel in range(seen[0].shape[1]):
+            logits = []
+            for sign in (1, -1):
+                bump = torch.zeros_like(seen[0])
+                bump[:, channel] = sign * step
+                with layer.register_forward_hook(lambda *io, bump=bump: io[2] + bump):
+                    logits.append(model(images)[0, target].item())
+            slopes.append((logits[0] - logits[1]) / (2 * step))
+        expected = torch.einsum("nchw,c->nhw", seen[0], torch.tensor(slopes).double()).relu()
+        maps = explain.grad_cam(model, images, [target], layer=name)
+        np.testing.assert_allclose(maps, enlarged(expected), atol=1e-4)
+
+    def test_does_not_depend_on_the_batch_size_nor_change_the_model(self, images):
+        model = small_densenet()
+        before = model(images).detach()
+        together = explain.grad_cam(model, images, [0] * 5)
+        apart = explain.grad_cam(model, images, [0] * 5, batch_size=2)
+        np.testing.assert_allclose(together, apart, atol=1e-5)
+        assert torch.equal(before, model(images))
+        assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
+
+    def test_no_positive_evidence_stays_zero(self, images):
+        model = small_resnet()
+        model.fc.weight.data = -model.fc.weight.data.abs()
+        maps = explain.grad_cam(model, images, [0] * 5)
+        assert maps.shape == (5, 64, 64) and maps.dtype == np.float32
+        assert (maps == 0).all()
+
+    def test_refuses_what_would_mislead(self, images):
+        model = small_resnet()
+        with pytest.raises(ValueError, match="5 images came with 2 targets"):
+            explain.grad_cam(model, images, [0, 1])
+        with pytest.raises(ValueError, match="no layer 'layer9'"):
+            explain.grad_cam(model, images, [0] * 5, layer="layer9")
+        with pytest.raises(ValueError, match="stride is 4"):
+            explain.layer_at_stride(model, 4)
+        with pytest.raises(ValueError, match="model is a Sequential"):
+            explain.layer_at_stride(nn.Sequential())
+        with pytest.raises(ValueError, match=r"model\.eval\(\)"):
+            explain.grad_cam(model.train(), images, [0] * 5)
+
+
+class TestNumbers:
+    def test_shares_of_a_map_counted_by_hand(self):
+        maps = np.array([[[3, 1, 0, 0], [0, 0, 4, 0]]], float)
+        labels = np.array([[[5, 5, 0, 0], [0, 0, 7, 0]]])
+        row = explain.cell_numbers(maps, labels, np.array([5])).iloc[0]
+        assert row.share == 4 / 8 and row.area == 2 / 8 and row.pointing == 0
+        assert row.share_neighbours == 4 / 8 and row.area_neighbours == 1 / 8
+
+    def test_an_even_map_has_the_share_of_the_area(self):
+        labels = np.random.default_rng(0).integers(0, 3, (6, 9, 9))
+        table = explain.cell_numbers(np.ones((6, 9, 9)), labels, np.ones(6, int))
+        np.testing.assert_allclose(table["share"], table["area"])
+        np.testing.assert_allclose(table["share_neighbours"], table["area_neighbours"])
+        whole = explain.image_numbers(np.ones((9, 9)), labels[0])
+        assert whole["share"] == pytest.approx(whole["area"]) and whole["gini"] == 0
+
+    def test_zero_maps_and_missing_cells_are_not_counted(self):
+        maps = np.stack([np.zeros((4, 4)), np.ones((4, 4))])
+        labels = np.ones((2, 4, 4), int)
+        assert explain.cell_numbers(maps, labels, np.array([1, 0])).isna().all(axis=None)
+        assert np.isnan(explain.image_numbers(maps[0], labels[0])["share"])
+        assert np.isnan(explain.image_numbers(maps[1], 0 * labels[0])["gini"])
+
+    @given(st.lists(st.floats(0.01, 1e3), min_size=1, max_size=30))
+    def test_gini_is_the_mean_difference_over_twice_the_mean(self, values):
+        values = np.array(values)
+        differences = np.abs(values[:, None] - values).mean()
+        assert explain.gini(values) == pytest.approx(differences / (2 * values.mean()), abs=1e-9)
+
+    def test_gini_of_one_bright_cell(self):
+        assert explain.gini(np.array([0, 0, 0, 1.0])) == 0.75
+
+
+class TestSanity:
+    def test_scrambling_goes_from_the_output_to_the_input_and_spares_the_model(self, images):
+        model = small_densenet()
+        before = model(images).detach()
+        names, outputs = [], []
+        for name, scrambled in sanity.scrambled_models(model, seed=3):
+            names.append(name)
+            outputs.append(scrambled(images).detach())
+        assert names[0] == "classifier" and names[-1] == "conv0"
+        assert "denseblock3" in names and "pool0" not in names
+        assert not any(torch.allclose(before, output) for output in outputs)
+        assert torch.equal(before, model(images))
+
+    def test_scrambling_keeps_the_values_of_each_weight(self):
+        model = small_resnet()
+        *_, (_, scrambled) = sanity.scrambled_models(model)
+        pairs = zip(model.parameters(), scrambled.parameters(), strict=True)
+        for ours, theirs in pairs:
+            assert torch.equal(ours.flatten().sort().values, theirs.flatten().sort().values)
+
+    def test_correlation_agrees_with_scipy(self):
+        rng = np.random.default_rng(0)
+        first, second = rng.random((2, 4, 6, 7))
+        second[3] = 1
+        ours = sanity.map_correlation(first, second)
+        expected = [spearmanr(first[k].ravel(), second[k].ravel())[0] for k in range(3)]
+        np.testing.assert_allclose(ours[:3], expected)
+        assert np.isnan(ours[3])
+
+    def test_shifted_maps_keep_their_values(self):
+        maps = np.random.default_rng(0).random((3, 8, 8))
+        moved = sanity.shifted_maps(maps, seed=1)
+        np.testing.assert_array_equal(np.sort(maps.reshape(3, -1)), np.sort(moved.reshape(3, -1)))
+        assert (moved != maps).any()
+
+    def test_erasing_what_the_model_reads_costs_it_most(self):
+        # the model reads one corner only, and the map marks just that corner
+        corner = torch.zeros(1, 1, 8, 8)
+        corner[..., :4, :4] = 1
+        linear = nn.Linear(64, 2, bias=False)
+        linear.weight.data = torch.cat([corner.flatten(1), -corner.flatten(1)])
+        model = nn.Sequential(nn.Flatten(), linear).eval()
+        maps = np.concatenate([corner[0].numpy(), np.zeros((1, 8, 8))])
+        image = corner.repeat(2, 1, 1, 1)
+        curves = sanity.deletion_curves(model, image, [0, 0], maps, fractions=(0, 0.125, 0.25))
+        logits = 2 * np.array([16, 8, 0])
+        np.testing.assert_allclose(curves[0], 1 / (1 + np.exp(-logits)), rtol=1e-6)
+        assert np.isnan(curves[1]).all()
+        opposite = sanity.deletion_curves(model, image[:1], [0], 1 - maps[:1], fractions=(0.75,))
+        assert opposite[0, 0] == pytest.approx(curves[0, 0])
