@@ -124,17 +124,14 @@ def load_run(run_dir: str | Path) -> tuple[nn.Module, dict]:
     return model.eval(), config
 
 
-def weights_at_hand(architecture: str) -> str:
-    """Choose the demo's starting weights: ImageNet's if they can be had, otherwise random ones.
+def starting_weights(weights: str, architecture: str) -> str:
+    """Settle what training starts from: ``auto`` becomes ``imagenet`` if at hand, else ``none``.
 
-    This is the only fallback there is; the notebooks ask for it with ``weights = "auto"``,
-    print the answer and record it.
-
-    Returns
-    -------
-    str
-        ``imagenet`` or ``none``.
+    The demo's default is ``auto``, the only fallback there is; notebooks print the answer,
+    and the run records it. Any other value is returned as it is.
     """
+    if weights != "auto":
+        return weights
     try:
         imagenet_file(architecture)
     except WeightsError:

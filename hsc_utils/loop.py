@@ -1,0 +1,312 @@
+"""The training loop of one model, run by Lightning, and its predictions.
+
+Lightning does precision, early stopping, checkpoints, several GPUs and the requeueing of SLURM
+jobs. An epoch's randomness depends on the seed and its number alone, so that an interrupted
+run, started again, ends with the weights of an uninterrupted one.
+"""
+
+import logging
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hsc_utils import batches, metrics, models
+from hsc_utils.provenance import write_csv
+
+VALIDATION_SCORES = ("val_loss", "val_balanced_accuracy", "val_auroc")
+AUGMENTATION = ("flip", "translation", "rotation", "scaling")
+
+
+def fit(
+    samples: pd.DataFrame,
+    arrays: np.ndarray,
+    directory: Path,
+    config: dict,
+    devices: int,
+    tensorboard: bool,
+) -> nn.Module:
+    """Train to convergence, continuing from ``checkpoints/last.ckpt`` where there is one.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        ``class``, ``split`` and ``row`` of `arrays`.
+    arrays : uint8 (N, H, W, 3)
+        Images or patches.
+    directory : Path
+        The run directory; ``history.csv`` and ``checkpoints/`` are written there.
+    config : dict
+        As in ``config.json``.
+    devices, tensorboard
+        See `training.train`.
+
+    Returns
+    -------
+    nn.Module
+        With the weights of the epoch of lowest validation loss.
+
+    Raises
+    ------
+    MemoryError
+        If a batch does not fit.
+    ValueError
+        If the loss is not finite.
+    """
+    torch.manual_seed(config["seed"])
+    model = models.build_model(
+        config["architecture"],
+        len(config["class_names"]),
+        config["weights_used"],
+        len(config["channels"]),
+    )
+    shares = _class_shares(samples, config["class_names"])
+    classifier = _Classifier(model.to(memory_format=torch.channels_last), config, shares)
+    trainer = _trainer(directory, config, devices, tensorboard)
+    last = directory / "checkpoints" / "last.ckpt"
+    try:
+        trainer.fit(
+            classifier,
+            _training_loader(samples, arrays, config, shares),
+            _loader(samples[samples["split"] == "validation"], arrays, config),
+            ckpt_path=str(last) if last.exists() else None,
+        )
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        raise MemoryError(
+            f"A batch of {config['batch_size']} at {config['input_size']} px does not fit into "
+            f"the memory of {device_name()}: lower batch_size first, then input_size."
+        ) from error
+    if trainer.interrupted:
+        raise KeyboardInterrupt("Training was stopped; run it again to continue.")
+    best = directory / "checkpoints" / "best.ckpt"
+    if not best.exists():
+        raise ValueError(
+            "The validation loss was never a finite number: lower learning_rate, and look at the "
+            "images for constant or damaged ones."
+        )
+    classifier.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
+    return model
+
+
+def predict(
+    model: nn.Module, samples: pd.DataFrame, arrays: np.ndarray, config: dict
+) -> pd.DataFrame:
+    """Give every sample its probabilities, in single precision, so that others can repeat them.
+
+    Returns
+    -------
+    DataFrame
+        ``id``, ``image_id``, ``class``, ``split`` and one column ``p_<class>`` a class.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.eval().to(device)
+    probabilities = []
+    with torch.inference_mode():
+        for pixels, _ in _loader(samples, arrays, config):
+            logits = model(batches.normalise(pixels.to(device), config))
+            probabilities.append(logits.softmax(1).cpu().numpy())
+    columns = [f"p_{name}" for name in config["class_names"]]
+    return pd.concat(
+        [
+            samples[["id", "image_id", "class", "split"]].reset_index(drop=True),
+            pd.DataFrame(np.concatenate(probabilities), columns=columns),
+        ],
+        axis=1,
+    )
+
+
+def device_name() -> str:
+    """Name the device that models train on, with the precision, for the record."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()} ({_precision()})"
+    return f"CPU, {torch.get_num_threads()} threads ({_precision()})"
+
+
+class _Classifier(lightning.LightningModule):
+    """Adam on cross-entropy, batches normalised and augmented on the device."""
+
+    def __init__(self, model: nn.Module, config: dict, shares: np.ndarray):
+        super().__init__()
+        self.model, self.config = model, config
+        weights = 1 / (len(shares) * shares) if config["imbalance"] == "weights" else shares**0
+        self.register_buffer("class_weights", torch.tensor(weights, dtype=torch.float32), False)
+        self.train_losses: list[Tensor] = []
+        self.validated: list[tuple[Tensor, Tensor]] = []
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=self.config["learning_rate"])
+
+    def on_train_epoch_start(self) -> None:
+        self.train_losses.clear()
+        # the epoch's own seed: a resumed run then draws what an uninterrupted one would
+        torch.manual_seed(hash((self.config["seed"], self.current_epoch, self.global_rank)))
+
+    def on_after_batch_transfer(self, batch: tuple, dataloader_idx: int) -> tuple:
+        pixels, labels = batch
+        images = batches.normalise(pixels, self.config)
+        if self.trainer.training:
+            images = batches.augment(images, **{key: self.config[key] for key in AUGMENTATION})
+        return images, labels
+
+    def training_step(self, batch: tuple, batch_idx: int) -> Tensor:
+        images, labels = batch
+        loss = functional.cross_entropy(self.model(images), labels, self.class_weights)
+        self.train_losses.append(loss.detach())
+        return loss
+
+    def validation_step(self, batch: tuple, batch_idx: int) -> None:
+        images, labels = batch
+        self.validated.append((self.model(images).float(), labels))
+
+    def on_validation_epoch_end(self) -> None:
+        logits, labels = (torch.cat(parts) for parts in zip(*self.validated, strict=True))
+        self.validated.clear()
+        loss = functional.cross_entropy(logits, labels, self.class_weights)
+        scores = {"val_loss": loss, "val_balanced_accuracy": np.nan, "val_auroc": np.nan}
+        if loss.isfinite():
+            probabilities = logits.softmax(1).cpu().numpy()
+            found = metrics.score(labels.cpu().numpy(), probabilities, self.config["class_names"])
+            scores["val_balanced_accuracy"] = found["balanced_accuracy"]
+            scores["val_auroc"] = found["auroc"]
+        self.log_dict(scores)
+
+
+class _History(Callback):
+    """One row of ``history.csv`` an epoch, and one line for the reader; part of checkpoints."""
+
+    def __init__(self, path: Path, quiet: bool):
+        self.path, self.quiet = path, quiet
+        self.rows: list[dict] = []
+
+    def state_dict(self) -> dict:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.rows = list(state_dict["rows"])
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule):
+        if self.rows:
+            print(f"continuing after epoch {self.rows[-1]['epoch']}")
+        # a run that was cut off between its last epoch and its export must not train on
+        stopping = trainer.early_stopping_callback
+        trainer.should_stop = stopping.wait_count >= stopping.patience
+
+    def on_train_epoch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ):
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule):
+        scores = {"train_loss": torch.stack(pl_module.train_losses).mean()}
+        scores |= {key: trainer.callback_metrics[key] for key in VALIDATION_SCORES}
+        row = {"epoch": trainer.current_epoch + 1}
+        row |= {key: round(float(value), 5) for key, value in scores.items()}
+        row["seconds"] = round(time.perf_counter() - self.started, 2)
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            write_csv(self.path, pd.DataFrame(self.rows))
+            if not self.quiet:
+                print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
+
+
+def _trainer(directory: Path, config: dict, devices: int, tensorboard: bool) -> lightning.Trainer:
+    _silence()
+    interactive = sys.stdout.isatty() or "JPY_SESSION_NAME" in os.environ
+    on_gpu = torch.cuda.is_available()
+    checkpoint = ModelCheckpoint(
+        directory / "checkpoints",
+        filename="best",
+        monitor="val_loss",
+        save_last=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    stopping = EarlyStopping(
+        "val_loss", patience=config["patience"], check_on_train_epoch_end=True, verbose=False
+    )
+    return lightning.Trainer(
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=devices,
+        precision=_precision(),
+        max_epochs=config["max_epochs"],
+        callbacks=[
+            _History(directory / "history.csv", quiet=interactive),
+            stopping,
+            checkpoint,
+            *([TQDMProgressBar()] if interactive else []),
+        ],
+        logger=TensorBoardLogger(directory, name="", version="tensorboard")
+        if tensorboard
+        else False,
+        default_root_dir=directory,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_progress_bar=interactive,
+    )
+
+
+def _training_loader(
+    samples: pd.DataFrame, arrays: np.ndarray, config: dict, shares: np.ndarray
+) -> torch.utils.data.DataLoader:
+    chosen = samples[samples["split"] == "train"]
+    labels = _labels(chosen, config)
+    chances = None
+    if config["imbalance"] == "sampler":
+        chances = 1 / (len(shares) * shares * len(chosen))[labels]
+    return batches.training_batches(
+        arrays,
+        chosen["row"].to_numpy(),
+        labels,
+        batch_size=config["batch_size"],
+        input_size=config["input_size"],
+        seed=config["seed"],
+        chances=chances,
+    )
+
+
+def _loader(samples: pd.DataFrame, arrays: np.ndarray, config: dict) -> torch.utils.data.DataLoader:
+    return batches.ordered_batches(
+        arrays,
+        samples["row"].to_numpy(),
+        _labels(samples, config),
+        batch_size=config["batch_size"],
+        input_size=config["input_size"],
+    )
+
+
+def _labels(samples: pd.DataFrame, config: dict) -> np.ndarray:
+    return pd.Index(config["class_names"]).get_indexer(samples["class"])
+
+
+def _class_shares(samples: pd.DataFrame, class_names: list[str]) -> np.ndarray:
+    """Return each class's share of the training samples, float (K,), summing to 1."""
+    trained = samples.loc[samples["split"] == "train", "class"]
+    return trained.value_counts(normalize=True)[class_names].to_numpy()
+
+
+def _precision() -> str:
+    """Choose bfloat16 where the hardware computes with it, otherwise single precision."""
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    capabilities = torch.cpu.get_capabilities()
+    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return "bf16-mixed" if fast else "32-true"
+
+
+def _silence() -> None:
+    """Keep Lightning's advice about hardware and workers out of notebooks."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
