@@ -14,14 +14,11 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import NAMESPACE_URL, uuid5
-from xml.sax.saxutils import escape
 
 import numpy as np
 
+from hsc_utils.oir_documents import PRODUCER, file_document, frame_document, image_document
 from hsc_utils.provenance import atomic_path
-
-# The header's producer field holds 8 characters; FluoView writes its own name there.
-PRODUCER = "hscutils"
 
 _DOCUMENTS, _FRAME, _TAG, _PIXELS, _SEPARATOR = 0, 1, 3, 4, 5
 _FILE_INFO, _IMAGE_PROPERTIES, _FRAME_PROPERTIES = 1, 2, 9
@@ -29,13 +26,6 @@ _HEADER_SIZE = 96
 _CHUNK_BYTES = 1 << 16
 _NONE = 0xFFFFFFFFFFFFFFFF
 _AXIS_NAMES = {"Z": "ZSTACK", "T": "TIMELAPSE"}
-_NAMESPACES = " ".join(
-    f'xmlns:{name}="http://www.olympus.co.jp/hpf/model/{name}"'
-    for name in (
-        *("base", "commonframe", "commonimage", "commonparam", "commonphase"),
-        *("fileinfo", "lsmframe", "lsmimage", "opticalelement"),
-    )
-)
 
 
 def write_oir(
@@ -93,7 +83,7 @@ def write_oir(
     for t, z in np.ndindex(planes.shape[:2]):
         frame = _frame_name(t, z, axes)
         positions = {"T": 1000 * interval_s * t, "Z": z_step_um * z}  # milliseconds, micrometres
-        document = _frame_document(
+        document = frame_document(
             frame,
             planes[t, z],
             bit_depth,
@@ -105,7 +95,7 @@ def write_oir(
             blocks += _plane_blocks(f"{frame}_{channel_id}", plane)
         blocks.append(_block(_SEPARATOR, b""))
     steps = {"Z": (z_step_um, planes.shape[1]), "T": (interval_s, planes.shape[0])}
-    properties = _image_document(
+    properties = image_document(
         planes,
         dict(zip(channel_ids, channel_names, strict=True)),
         acquired_at,
@@ -115,7 +105,7 @@ def write_oir(
         objective,
         {_AXIS_NAMES[axis]: steps[axis] for axis in "ZT" if axis in axes},
     )
-    documents = _described(_FILE_INFO, _file_document(comment))
+    documents = _described(_FILE_INFO, file_document(comment))
     blocks.append(_block(_DOCUMENTS, documents + _described(_IMAGE_PROPERTIES, properties)))
     with atomic_path(path) as temporary:
         temporary.write_bytes(_assemble(blocks))
@@ -212,114 +202,3 @@ def _assemble(blocks: Sequence[bytes]) -> bytes:
         *(3, 2, _NONE),
     )
     return b"".join([header, *blocks, index])
-
-
-def _timestamp(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds")
-
-
-def _geometry(planes: np.ndarray, bit_depth: int) -> str:
-    # "GlayScale" is how FluoView spells it, and what readers look for.
-    height, width = planes.shape[-2:]
-    return (
-        f"<base:colorType>GlayScale</base:colorType><base:width>{width}</base:width>"
-        f"<base:height>{height}</base:height><base:depth>{planes.itemsize}</base:depth>"
-        f"<base:bitCounts>{bit_depth}</base:bitCounts>"
-    )
-
-
-def _file_document(comment: str) -> str:
-    return f"""<?xml version="1.0" encoding="ASCII"?>
-<fileinfo:fileInfomation {_NAMESPACES}>
-  <base:version>2.1.2.3</base:version>
-  <base:comment>{escape(comment)}</base:comment>
-</fileinfo:fileInfomation>
-"""
-
-
-def _frame_document(
-    name: str,
-    planes: np.ndarray,
-    bit_depth: int,
-    moment: datetime,
-    positions: dict[str, float],
-) -> str:
-    values = "".join(
-        f"<commonframe:axisValue><commonframe:axisType>{axis}</commonframe:axisType>"
-        f"<commonframe:position>{position!r}</commonframe:position></commonframe:axisValue>"
-        for axis, position in positions.items()
-    )
-    return f"""<?xml version="1.0" encoding="ASCII"?>
-<lsmframe:frameProperties {_NAMESPACES} id="{name}">
-  <commonframe:general>
-    <base:name>{name}</base:name>
-    <base:creationDateTime>{_timestamp(moment)}</base:creationDateTime>
-  </commonframe:general>
-  <commonframe:imageDefinition>{_geometry(planes, bit_depth)}</commonframe:imageDefinition>
-  {values}
-</lsmframe:frameProperties>
-"""
-
-
-def _image_document(
-    planes: np.ndarray,
-    channels: dict[str, str],
-    acquired_at: datetime,
-    pixel_size_um: float,
-    bit_depth: int,
-    comment: str,
-    objective: tuple[str, float, float] | None,
-    steps: dict[str, tuple[float, int]],
-) -> str:
-    channel_elements = "".join(
-        f"""
-      <commonphase:channel id="{channel_id}" order="{order}">
-        <commonphase:name>{escape(name)}</commonphase:name>
-        <commonphase:imageDefinition>
-          <commonphase:bitCounts>{bit_depth}</commonphase:bitCounts>
-        </commonphase:imageDefinition>
-        <commonphase:length>
-          <commonparam:x>{pixel_size_um!r}</commonparam:x>
-          <commonparam:y>{pixel_size_um!r}</commonparam:y>
-        </commonphase:length>
-        <commonphase:pixelUnit>
-          <commonphase:x>MICRO_METER</commonphase:x><commonphase:y>MICRO_METER</commonphase:y>
-        </commonphase:pixelUnit>
-      </commonphase:channel>"""
-        for order, (channel_id, name) in enumerate(channels.items(), start=1)
-    )
-    axis_elements = "".join(
-        f"""
-    <commonimage:axis enable="true" paramEnable="true">
-      <commonparam:axis>{axis}</commonparam:axis>
-      <commonparam:startPosition>0.0</commonparam:startPosition>
-      <commonparam:endPosition>{step * (count - 1)!r}</commonparam:endPosition>
-      <commonparam:step>{step!r}</commonparam:step>
-      <commonparam:maxSize>{count}</commonparam:maxSize>
-    </commonimage:axis>"""
-        for axis, (step, count) in steps.items()
-    )
-    lens = ""
-    if objective is not None:
-        name, magnification, numerical_aperture = objective
-        lens = f"""
-  <commonimage:objectiveLens>
-    <opticalelement:name>{escape(name)}</opticalelement:name>
-    <opticalelement:magnification>{magnification!r}</opticalelement:magnification>
-    <opticalelement:naValue>{numerical_aperture!r}</opticalelement:naValue>
-  </commonimage:objectiveLens>"""
-    return f"""<?xml version="1.0" encoding="ASCII"?>
-<lsmimage:imageProperties {_NAMESPACES}>
-  <commonimage:general>
-    <base:creationDateTime>{_timestamp(acquired_at)}</base:creationDateTime>
-    <base:comment>{escape(comment)}</base:comment>
-  </commonimage:general>
-  <commonimage:system><base:systemName>{PRODUCER}</base:systemName></commonimage:system>
-  <commonimage:imageInfo>
-    <commonimage:width>{planes.shape[-1]}</commonimage:width>
-    <commonimage:height>{planes.shape[-2]}</commonimage:height>
-    <commonimage:phase><commonphase:group>{channel_elements}
-    </commonphase:group></commonimage:phase>{axis_elements}
-  </commonimage:imageInfo>{lens}
-</lsmimage:imageProperties>
-"""

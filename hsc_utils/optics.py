@@ -1,151 +1,35 @@
-"""What a label-free microscope makes of a cell: phase, defocus, gradients, light, noise.
+"""What a label-free microscope makes of a specimen: gradients, defocus, light and noise.
 
-A cell in suspension hardly absorbs; it delays light. `cell_delay` draws that delay (a
-sphere of cytoplasm, a nucleus of lower index, granules); `transmitted` carries the
-delayed wave through the objective and returns the two transmitted-light slices;
-`glow_seen` blurs the autofluorescence; `expose` adds uneven light and the camera. Distances are
-micrometres unless they are named ``_px``; delays are radians; light is in units of the
-empty background.
+A cell in suspension hardly absorbs; it delays light. `transmitted` carries the delayed
+wave through the objective to the two transmitted-light slices, `glow_seen` blurs the
+autofluorescence, `expose` records light with a 12-bit detector, and `render` takes the
+whole picture. Distances are micrometres unless they are named ``_px``; light is in units
+of the empty background.
 """
 
 import numpy as np
+import pandas as pd
 from scipy.fft import fft2, fftfreq, ifft2
 from scipy.ndimage import gaussian_filter
 
-PIXEL_SIZE_UM = 0.31
+from hsc_utils.specimen import PIXEL_SIZE_UM, SIDE, WAVELENGTH_UM, cell_delay, debris, generator
+
 OBJECTIVE = ("UPLXAPO20X", 20.0, 0.8)
-SIDE = 64  # pixels, side of the window in which one object is drawn; even
-SPREAD_SIDE = 96  # of the window over which its light spreads, about the same centre; even
+SPREAD_SIDE = 96  # pixels, side of the window over which an object's light spreads; even
 MAX_COUNT = 4095  # 12 bits
 
-_WAVELENGTH_UM = 0.55
 _NUMERICAL_APERTURE = 0.7  # of the objective at work, less than engraved
 _CONDENSER_APERTURE = 0.12  # angular size of the light source: blurs defocused fringes
 _BRIGHTFIELD_FOCUS_UM = 3.0
 _SHEAR_UM = 0.38
-_CYTOPLASM_INDEX = 0.026  # refractive index above the medium's
-_NUCLEUS_INDEX = -0.007  # above the cytoplasm's
-_DELAY_PER_UM = 2 * np.pi / _WAVELENGTH_UM
 
 _FREQUENCY_Y = fftfreq(SPREAD_SIDE, PIXEL_SIZE_UM).astype(np.float32)[:, None]
 _FREQUENCY_X = fftfreq(SPREAD_SIDE, PIXEL_SIZE_UM).astype(np.float32)[None, :]
 _FREQUENCY_2 = _FREQUENCY_Y**2 + _FREQUENCY_X**2
-_PUPIL = 1 / (1 + (np.sqrt(_FREQUENCY_2) * _WAVELENGTH_UM / _NUMERICAL_APERTURE) ** 16)
+_PUPIL = 1 / (1 + (np.sqrt(_FREQUENCY_2) * WAVELENGTH_UM / _NUMERICAL_APERTURE) ** 16)
 _FROM_EDGE = SPREAD_SIDE / 2 - np.abs(np.arange(SPREAD_SIDE) - SPREAD_SIDE / 2)
 _EDGE = np.clip(_FROM_EDGE / 16, 0, 1).astype(np.float32)
 _TAPER = np.outer(*[_EDGE**2 * (3 - 2 * _EDGE)] * 2)
-
-
-def outline(
-    rng: np.random.Generator, offset_px: tuple[float, float], radius_px: float, roughness: float
-) -> np.ndarray:
-    """Draw a closed, nearly round outline.
-
-    Parameters
-    ----------
-    rng : Generator
-        Decides the shape.
-    offset_px : (float, float)
-        Centre relative to the middle of the window: rows, columns.
-    radius_px : float
-        Mean radius.
-    roughness : float
-        Relative amplitude of the deviations from a circle.
-
-    Returns
-    -------
-    float32 array of shape (SIDE, SIDE)
-        Distance from the centre, 1 on the outline, below 1 inside.
-    """
-    rows, columns = np.ogrid[:SIDE, :SIDE]
-    y, x = rows - SIDE // 2 - offset_px[0], columns - SIDE // 2 - offset_px[1]
-    angle = np.arctan2(y, x)
-    radius = np.ones_like(angle)
-    for order, weight in ((2, 1.0), (3, 0.5), (4, 0.3), (5, 0.2)):
-        amplitude, start = rng.normal(0, roughness * weight), rng.uniform(0, 2 * np.pi)
-        radius += amplitude * np.cos(order * angle + start)
-    return (np.hypot(y, x) / (radius_px * radius)).astype(np.float32)
-
-
-def cell_delay(
-    rng: np.random.Generator,
-    offset_px: tuple[float, float],
-    radius_px: float,
-    nucleus_ratio: float,
-    granularity: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw one cell: how it delays light, and where it glows.
-
-    Parameters
-    ----------
-    rng : Generator
-        Decides shape, chromatin and granules.
-    offset_px : (float, float)
-        Centre relative to the middle of the window: rows, columns.
-    radius_px : float
-        Mean radius of the cell.
-    nucleus_ratio : float
-        Radius of the nucleus over that of the cell, 0 to 1.
-    granularity : float
-        Granules in the cytoplasm, relative to a typical cell.
-
-    Returns
-    -------
-    delay : float32 array of shape (SIDE, SIDE)
-        Radians.
-    glow : float32 array of shape (SIDE, SIDE)
-        Autofluorescence, summing to 1: it sits in cytoplasm and granules, and is as
-        bright in total whatever the size.
-    inside : bool array of shape (SIDE, SIDE)
-        The pixels of the cell.
-    """
-    distance = outline(rng, offset_px, radius_px, 0.035)
-    body = np.sqrt(np.clip(1 - distance**2, 0, None))
-    room = radius_px * (1 - nucleus_ratio) * 0.8
-    turn, shift = rng.uniform(0, 2 * np.pi), room * np.sqrt(rng.uniform())
-    centre = (offset_px[0] + shift * np.sin(turn), offset_px[1] + shift * np.cos(turn))
-    kernel = np.sqrt(
-        np.clip(1 - outline(rng, centre, radius_px * nucleus_ratio, 0.06) ** 2, 0, None)
-    )
-    height_um = 2 * radius_px * PIXEL_SIZE_UM
-    cytoplasm = np.clip(body - nucleus_ratio * kernel, 0, None)
-    chromatin = gaussian_filter(rng.standard_normal((SIDE, SIDE), np.float32), 1.6) * kernel
-    granules = _granules(rng, offset_px, radius_px, centre, nucleus_ratio, granularity)
-    delay = (
-        _DELAY_PER_UM
-        * height_um
-        * (_CYTOPLASM_INDEX * body + _NUCLEUS_INDEX * nucleus_ratio * kernel)
-        + 1.1 * chromatin
-        + 2.0 * granules
-    )
-    glow = cytoplasm * height_um + 8 * granules
-    return delay.astype(np.float32), (glow / glow.sum()).astype(np.float32), distance < 1
-
-
-def _granules(
-    rng: np.random.Generator,
-    offset_px: tuple[float, float],
-    radius_px: float,
-    nucleus_px: tuple[float, float],
-    nucleus_ratio: float,
-    granularity: float,
-) -> np.ndarray:
-    """Scatter granules through the cytoplasm in depth and look at them from above."""
-    count = rng.poisson(60 * granularity * (radius_px / 15) ** 2)
-    points = rng.normal(size=(count, 3))
-    points *= (
-        0.92
-        * radius_px
-        * rng.uniform(size=(count, 1)) ** (1 / 3)
-        / np.linalg.norm(points, axis=1, keepdims=True)
-    )
-    points[:, :2] += offset_px
-    from_nucleus = points - (*nucleus_px, 0)
-    points = points[np.linalg.norm(from_nucleus, axis=1) > radius_px * nucleus_ratio]
-    deposits = np.zeros((SIDE, SIDE), np.float32)
-    rows, columns = np.rint(points[:, :2]).astype(int).T + SIDE // 2
-    np.add.at(deposits, (rows, columns), rng.gamma(3, 1 / 3, len(points)))
-    return gaussian_filter(deposits, 0.95)
 
 
 def transmitted(delay: np.ndarray, focus_um: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +59,7 @@ def transmitted(delay: np.ndarray, focus_um: np.ndarray) -> tuple[np.ndarray, np
 
 def _propagated(wave: np.ndarray, distance_um: np.ndarray) -> np.ndarray:
     """Spectrum of the scattered wave after a distance (angular spectrum, within the pupil)."""
-    axial = np.sqrt(np.clip(1 / _WAVELENGTH_UM**2 - _FREQUENCY_2, 0, None)) - 1 / _WAVELENGTH_UM
+    axial = np.sqrt(np.clip(1 / WAVELENGTH_UM**2 - _FREQUENCY_2, 0, None)) - 1 / WAVELENGTH_UM
     return wave * _PUPIL * np.exp(2j * np.pi * distance_um * axial).astype(np.complex64)
 
 
@@ -260,3 +144,83 @@ def expose(
     levels = arrived * (counts / photons) + offset
     levels = levels + read_noise * rng.standard_normal(light.shape, np.float32)
     return np.clip(np.rint(levels), 0, MAX_COUNT).astype(np.uint16)
+
+
+def render(
+    cells: pd.DataFrame, slices: int, day: int, size: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Take the picture of one acquisition.
+
+    Parameters
+    ----------
+    cells : DataFrame
+        From `draw_cells`.
+    slices : int
+        2 to 4, the first of `simulate.SLICE_NAMES`.
+    day : int
+        Acquisition day: gains, illumination and dust are those of the day.
+    size : int
+        Side of the field of view in pixels.
+    seed : int
+        Seed of the demo.
+
+    Returns
+    -------
+    pixels : uint16 array of shape (slices, size, size)
+        12-bit grey levels.
+    labels : uint16 array of shape (size, size)
+        0 for background, otherwise the cell's ``label``.
+    """
+    rng = generator(seed, cells["source"].iloc[0], "pixels")
+    centres = cells[["y", "x"]].to_numpy()
+    nearest = np.rint(centres).astype(int)
+    drawn = [
+        cell_delay(rng, tuple(centre - pixel), radius, nucleus, granularity)
+        for centre, pixel, radius, nucleus, granularity in zip(
+            centres,
+            nearest,
+            cells["radius_px"],
+            cells["nucleus_ratio"],
+            cells["granularity"],
+            strict=True,
+        )
+    ]
+    delay, glow, inside = map(np.stack, zip(*drawn, strict=True))
+    glow *= rng.lognormal(0, 0.35, (len(glow), 1, 1))
+    debris_delay, debris_glow, debris_at, debris_focus = debris(rng, size)
+    corners = np.concatenate([nearest, debris_at]) - SPREAD_SIDE // 2
+    focus = np.concatenate([cells["focus_um"].to_numpy(), debris_focus])
+    added = (
+        *transmitted(np.concatenate([delay, debris_delay]), focus),
+        np.stack(list(map(glow_seen, np.concatenate([glow, debris_glow]), focus))),
+    )
+    light = [np.full((size, size), level, np.float32) for level in (1, 1, 0)]
+    for field, windows in zip(light, added, strict=True):
+        add_objects(field, windows.astype(np.float32), corners)
+    labels = np.zeros((size, size), np.uint16)
+    for label, at, mask in zip(cells["label"], nearest - SIDE // 2, inside, strict=True):
+        here = np.zeros((size, size), np.float32)
+        add_objects(here, mask[None].astype(np.float32), at[None])
+        labels[(here > 0) & (labels == 0)] = label
+    return np.stack(_expose_slices(rng, light, day, size, seed)[:slices]), labels
+
+
+def _expose_slices(
+    rng: np.random.Generator, light: list[np.ndarray], day: int, size: int, seed: int
+) -> list[np.ndarray]:
+    """Put the four slices through the day's illumination, gains and detector."""
+    of_day = generator(seed, "day", day)
+    gains = of_day.lognormal(0, 0.12, 4) * rng.lognormal(0, 0.04, 4)
+    middle, falloff = of_day.uniform(0.35, 0.65, 2), of_day.uniform(0.25, 0.45)
+    shade = shading(size, tuple(middle + rng.normal(0, 0.02, 2)), falloff)
+    tilt = 1 + np.linspace(-0.5, 0.5, size, dtype=np.float32) * of_day.uniform(0.02, 0.1)
+    dic, brightfield, glow = light
+    glow = 350000 * glow + 60  # grey levels of a typical cell in total, and of the medium
+    camera = {"offset": 100, "read_noise": 4}
+    weak = {"photons": 1 / 25, "counts": 1.0, "offset": 100, "read_noise": 5}
+    return [
+        expose(rng, dic * tilt * tilt[:, None], counts=1500 * gains[0], photons=2500, **camera),
+        expose(rng, brightfield * shade, counts=1700 * gains[1], photons=4000, **camera),
+        expose(rng, glow * shade * gains[2], **weak),
+        expose(rng, 0.02 * glow * gains[3], **(weak | {"offset": 40})),
+    ]
