@@ -12,6 +12,7 @@ import argparse
 import json
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from multiprocessing import get_context
@@ -130,7 +131,7 @@ def write_demo(
     seed : int
         The same seed gives the same bytes, whatever the number of workers.
     workers : int
-        Processes that work side by side.
+        Processes that work side by side; 1 starts none.
 
     Returns
     -------
@@ -157,8 +158,12 @@ def write_demo(
     truth_path = truth_dir / "cells.csv"
     if missing or not truth_path.exists():
         job = partial(write_acquisition, raw_dir, truth_dir, size=size, seed=seed)
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            done = pool.map(job, missing)
+        with ExitStack() as stack:
+            run = map
+            if workers > 1:
+                spawn = get_context("spawn")
+                run = stack.enter_context(ProcessPoolExecutor(workers, spawn)).map
+            done = run(job, missing)
             list(tqdm(done, "simulate", len(missing), unit="acquisition", disable=None))
         cells = [draw_cells(row["source"], row["class"], size, seed) for row in rows]
         write_csv(truth_path, pd.concat(cells))
