@@ -1,0 +1,64 @@
+"""Find the same image twice: the same bytes, or the same look."""
+
+import cv2
+import imagehash
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+_HASH_SIDE = 16
+# Of the 256 bits of a hash, two unrelated images share about half.
+NEAR_BITS = 48
+
+
+def look(rgb: NDArray[np.uint8]) -> str:
+    """Return the perceptual hash of an image: 256 bits as 64 hexadecimal digits.
+
+    Brightness and contrast of the whole image do not change it, and noise and small shifts
+    change few bits; turning or mirroring the image changes half of them.
+    """
+    small = cv2.resize(rgb, (256, 256), interpolation=cv2.INTER_AREA)
+    gray = Image.fromarray(small.mean(axis=2).astype(np.uint8))
+    return str(imagehash.phash(gray, hash_size=_HASH_SIDE))
+
+
+def same_content(table: pd.DataFrame) -> pd.Series:
+    """Name for each row the first row with the same ``sha256``; empty for that one itself.
+
+    Returns
+    -------
+    Series of str
+        Values of ``source``.
+    """
+    first = table.groupby("sha256", sort=False)["source"].transform("first")
+    return first.where(first != table["source"], "")
+
+
+def similar_looks(hashes: pd.Series, names: pd.Series, bits: int = NEAR_BITS) -> pd.Series:
+    """Name for each image the first of those that look like it; empty for that one itself.
+
+    Images that are alike by a chain of such pairs share one name.
+
+    Parameters
+    ----------
+    hashes : Series of str
+        From `look`.
+    names : Series of str
+        What to call the images.
+    bits : int
+        Hashes that differ in at most this many of their 256 bits are alike.
+    """
+    words = np.array([list(bytes.fromhex(h)) for h in hashes], np.uint8).view(np.uint64)
+    rows, columns = [], []
+    for k in range(len(words)):
+        distances = np.bitwise_count(words[k + 1 :] ^ words[k]).sum(axis=1)
+        alike = np.flatnonzero(distances <= bits) + k + 1
+        rows += [k] * len(alike)
+        columns += list(alike)
+    links = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(words), len(words)))
+    cluster = connected_components(links, directed=False)[1]
+    first = names.groupby(cluster).transform("first")
+    return first.where(first != names, "")
