@@ -158,7 +158,7 @@ def render(
     slices : int
         2 to 4, the first of `simulate.SLICE_NAMES`.
     day : int
-        Acquisition day: gains, illumination and dust are those of the day.
+        Acquisition day: gains and illumination are those of the day.
     size : int
         Side of the field of view in pixels.
     seed : int
