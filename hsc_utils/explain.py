@@ -1,8 +1,9 @@
-"""Grad-CAM, and numbers for what its maps are said to show."""
+"""Grad-CAM: where in an image the evidence for a class lies, and which images to explain."""
 
-import math
 from collections.abc import Sequence
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -10,6 +11,9 @@ from captum.attr import LayerAttribution, LayerGradCam
 from torch import Tensor, nn
 from torchvision.models import DenseNet, ResNet
 from tqdm.auto import tqdm
+
+from hsc_utils import batches
+from hsc_utils.provenance import from_root, shown_path
 
 _STAGES = {
     ResNet: {32: "layer4", 16: "layer3", 8: "layer2"},
@@ -118,7 +122,7 @@ def grad_cam(
         raise ValueError(f"{len(images)} images came with {len(targets)} targets.")
     explained, module = _model_and_layer(model, layer)
     weight = next(model.parameters())
-    targets = torch.as_tensor(targets, dtype=torch.long)
+    targets = torch.tensor([int(target) for target in targets])
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     captum = LayerGradCam(explained, module)
     maps = np.zeros((len(images), *images.shape[-2:]), np.float32)
@@ -128,7 +132,7 @@ def grad_cam(
             parameter.requires_grad_(False)
         # full float32 on the GPU too, so that it agrees with the CPU
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            for start in tqdm(range(0, len(images), batch_size), "Grad-CAM", disable=None):
+            for start in tqdm(range(0, len(images), batch_size), "Grad-CAM", disable=None, delay=5):
                 part = slice(start, start + batch_size)
                 coarse = captum.attribute(
                     images[part].to(weight.device, weight.dtype),
@@ -149,81 +153,96 @@ def normalise(maps: np.ndarray) -> np.ndarray:
     return np.divide(maps, peaks, out=np.zeros_like(maps), where=peaks > 0)
 
 
-def cell_numbers(maps: np.ndarray, labels: np.ndarray, own: np.ndarray) -> pd.DataFrame:
-    """Say how much of each map lies in its cell, in neighbours, and in the background.
+def resize_maps(maps: np.ndarray, side: int) -> np.ndarray:
+    """Resize maps (N, S, S) linearly to (N, side, side), from the model's input to the patch."""
+    if maps.shape[1] == side:
+        return maps
+    return np.stack([cv2.resize(m, (side, side), interpolation=cv2.INTER_LINEAR) for m in maps])
+
+
+def read_pictures(images: pd.DataFrame, prepared_dir: str | Path, size: int) -> np.ndarray:
+    """Read prepared images as a model sees them before normalisation.
 
     Parameters
     ----------
-    maps : ndarray
-        float (N, H, W), not negative.
-    labels : ndarray
-        int (N, H, W), the cells of each patch: 0 background, any other value a cell.
-    own : ndarray
-        int (N,), the value of the patch's own cell in ``labels``; 0 where there is none
-        (a false detection).
+    images : DataFrame
+        Rows of ``images.csv``; ``path`` is relative to `prepared_dir`.
+    prepared_dir : path
+        Folder of step 01.
+    size : int
+        Side to resize to, pixels.
+
+    Returns
+    -------
+    ndarray
+        uint8 (N, size, size, 3), RGB.
+    """
+    pictures = []
+    for path in images["path"]:
+        picture = cv2.imread(str(from_root(prepared_dir) / path), cv2.IMREAD_COLOR_RGB)
+        if picture is None:
+            raise ValueError(f"{path} is listed in images.csv, but cannot be read: run 01 again.")
+        pictures.append(batches.resize(picture[None], size)[0])
+    return np.stack(pictures)
+
+
+def draw_predicted(
+    run_dir: str | Path, table: pd.DataFrame, subset: str, per_class: int, seed: int = 0
+) -> pd.DataFrame:
+    """Draw samples of a subset at random, with what a run predicted for them.
+
+    Parameters
+    ----------
+    run_dir : path
+        A finished run.
+    table : DataFrame
+        ``cells.csv``, or ``images.csv`` for a run on whole images.
+    subset : str
+        Value of the column ``split``.
+    per_class : int
+        Samples of each class at most.
+    seed : int
+        Seed of the drawing.
 
     Returns
     -------
     DataFrame
-        One row a patch: ``share`` of the map's mass inside its cell, ``area`` that the cell
-        covers, ``share_neighbours`` and ``area_neighbours``, and ``pointing``, 1 if the
-        map's highest pixel lies in the cell. All fractions; NaN where the map is zero or
-        there is no cell.
+        The rows drawn, by class and then in the order of `table`, with ``predicted`` (a
+        class) and ``probability`` (of that class).
+
+    Raises
+    ------
+    ValueError
+        If the run's predictions and the table are of different samples.
     """
-    inside = (labels == own[:, None, None]) & (own > 0)[:, None, None]
-    neighbours = (labels > 0) & ~inside
-    mass = maps.sum(axis=(1, 2))
-    valid = (mass > 0) & (own > 0)
-    mass = np.where(valid, mass, np.nan)
-    peaks = maps.reshape(len(maps), -1).argmax(axis=1)
-    hits = inside.reshape(len(maps), -1)[np.arange(len(maps)), peaks]
-    return pd.DataFrame(
-        {
-            "share": (maps * inside).sum(axis=(1, 2)) / mass,
-            "area": np.where(valid, inside.mean(axis=(1, 2)), np.nan),
-            "share_neighbours": (maps * neighbours).sum(axis=(1, 2)) / mass,
-            "area_neighbours": np.where(valid, neighbours.mean(axis=(1, 2)), np.nan),
-            "pointing": np.where(valid, hits, np.nan),
-        }
+    key = "cell_id" if "cell_id" in table else "image_id"
+    predictions = pd.read_parquet(from_root(run_dir) / "predictions.parquet").set_index("id")
+    rows = table[table["split"] == subset]
+    unknown = rows.loc[~rows[key].isin(predictions.index), key]
+    if rows.empty or len(unknown):
+        what = f"{len(unknown)} {subset} samples such as {unknown.iloc[0]}" if len(rows) else subset
+        raise ValueError(
+            f"{shown_path(run_dir)} holds no predictions of {what}: it was trained on other "
+            "tables. Give the tables of that run, or train it again."
+        )
+    drawn = rows.groupby("class", sort=False)[key].apply(
+        lambda keys: keys.sample(min(per_class, len(keys)), random_state=seed)
     )
+    rows = rows[rows[key].isin(drawn)].sort_values("class", kind="stable")
+    probabilities = predictions.loc[rows[key]].filter(regex="^p_")
+    return rows.assign(
+        predicted=probabilities.idxmax(axis=1).str.removeprefix("p_").to_numpy(),
+        probability=probabilities.max(axis=1).to_numpy(),
+    ).reset_index(drop=True)
 
 
-def image_numbers(map_: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Say how much of a whole image's map lies on cells, and on how few of them.
+def pick_examples(drawn: pd.DataFrame, each: int = 1) -> np.ndarray:
+    """Return positions of `each` correct, then `each` wrong samples of every class, in order.
 
-    Parameters
-    ----------
-    map_ : ndarray
-        float (H, W), not negative.
-    labels : ndarray
-        int (H, W), 0 background, each other value one cell.
-
-    Returns
-    -------
-    dict
-        ``share`` of the mass on cells, ``area`` they cover, ``cells``, their number, and
-        ``gini``, the Gini coefficient of the map's mean over each cell: 0 if all are lit
-        equally, towards 1 if one cell has it all. NaN where the map is zero or there is no
-        cell.
+    The first in the table are taken, not the most striking; a class that has no wrong
+    prediction gives only correct ones.
     """
-    values, flat = np.unique(labels, return_inverse=True)
-    mass = np.bincount(flat.ravel(), map_.ravel())
-    area = np.bincount(flat.ravel())
-    cells = values > 0
-    if mass.sum() == 0 or not cells.any():
-        return {"share": np.nan, "area": np.nan, "cells": int(cells.sum()), "gini": np.nan}
-    return {
-        "share": mass[cells].sum() / mass.sum(),
-        "area": area[cells].sum() / area.sum(),
-        "cells": int(cells.sum()),
-        "gini": gini(mass[cells] / area[cells]),
-    }
-
-
-def gini(values: np.ndarray) -> float:
-    """Return the Gini coefficient of non-negative values: 0 all equal, 1 - 1/n one has all."""
-    ordered = np.sort(values)
-    count, total = len(ordered), ordered.sum()
-    if total == 0:
-        return math.nan
-    return float((2 * np.arange(1, count + 1) - count - 1) @ ordered / (count * total))
+    correct = drawn["class"] == drawn["predicted"]
+    order = drawn.assign(position=np.arange(len(drawn)), wrong=~correct)
+    picked = order.groupby(["class", "wrong"], sort=False)["position"].head(each)
+    return order.loc[picked.index].sort_values(["class", "wrong"])["position"].to_numpy()

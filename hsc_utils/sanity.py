@@ -8,9 +8,12 @@ import copy
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
+
+from hsc_utils import attention, explain
 
 
 def scrambled_models(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
@@ -28,7 +31,8 @@ def scrambled_models(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.
     Yields
     ------
     name : str
-        The layer scrambled last, such as ``fc`` or ``layer4``.
+        The layer scrambled last, such as ``fc`` or ``layer4``; what lies between blocks
+        (norms, transitions) goes with the block before it.
     model : nn.Module
         One copy, changed further at each step: use it before asking for the next.
     """
@@ -42,7 +46,7 @@ def scrambled_models(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.
         for weight in weights:
             order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
             weight.data = weight.data.flatten()[order].view_as(weight)
-        if weights:
+        if weights and not name.startswith(("norm", "bn", "transition")):
             yield name, scrambled
 
 
@@ -57,6 +61,85 @@ def map_correlation(maps: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.divide(
         (first * second).sum(axis=1), spread, out=np.full(len(maps), np.nan), where=spread > 0
     )
+
+
+def scrambled_correlations(
+    model: nn.Module,
+    images: Tensor,
+    targets: np.ndarray,
+    layer: str,
+    drawn: pd.DataFrame,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Correlate a model's maps with those it gives while its layers are scrambled.
+
+    Parameters
+    ----------
+    model, images, targets, layer
+        As in `explain.grad_cam`.
+    drawn : DataFrame
+        One row an image of `images`, with ``class`` and ``image_id``, for the intervals.
+    seed : int
+        Seed of the shuffles and of the resampling.
+
+    Returns
+    -------
+    DataFrame
+        One row a layer, in the order scrambled: ``layer``, ``mean`` (Spearman), ``low``,
+        ``high`` and ``samples``, the maps that were not constant.
+    """
+    original = explain.grad_cam(model, images, targets, layer)
+    rows = []
+    for name, scrambled in scrambled_models(model, seed):
+        maps = explain.grad_cam(scrambled, images, targets, layer)
+        drawn = drawn.assign(correlation=map_correlation(original, maps))
+        mean = attention.bootstrap_means(drawn, ["correlation"], seed=seed)
+        rows.append(mean[mean["class"] == "all"].assign(layer=name))
+    return pd.concat(rows)[["layer", "mean", "low", "high", "samples"]].reset_index(drop=True)
+
+
+def erasure(
+    model: nn.Module,
+    images: Tensor,
+    targets: np.ndarray,
+    maps: np.ndarray,
+    drawn: pd.DataFrame,
+    fractions: Sequence[float],
+    seed: int = 0,
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    """Compare erasing what maps mark with erasing the same shape elsewhere.
+
+    Parameters
+    ----------
+    model, images, targets, maps, fractions
+        As in `deletion_curves`.
+    drawn : DataFrame
+        One row an image of `images`, with ``class`` and ``image_id``, for the intervals.
+    seed : int
+        Seed of the random places and of the resampling.
+
+    Returns
+    -------
+    curves : dict of DataFrame
+        ``what Grad-CAM marks`` and ``the same shape elsewhere``: one row a fraction, the
+        probability's ``mean``, ``low``, ``high``.
+    drop : DataFrame
+        From `attention.bootstrap_means`: the probability lost more by erasing what the map
+        marks, averaged over the fractions, by class.
+    """
+    orders = {
+        "what Grad-CAM marks": maps,
+        "the same shape elsewhere": shifted_maps(maps, seed),
+    }
+    curves, lost = {}, []
+    for name, order in orders.items():
+        values = deletion_curves(model, images, targets, order, fractions)
+        lost.append(values.mean(axis=1))
+        columns = pd.DataFrame(values, drawn.index, columns=[str(f) for f in fractions])
+        mean = attention.bootstrap_means(drawn.join(columns), columns.columns, seed=seed)
+        curves[name] = mean[mean["class"] == "all"]
+    drawn = drawn.assign(erasure=lost[1] - lost[0])
+    return curves, attention.bootstrap_means(drawn, ["erasure"], seed=seed)
 
 
 def shifted_maps(maps: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -106,7 +189,7 @@ def deletion_curves(
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
         batch = images[part].to(device)
-        fill = batch.flatten(2).median(dim=2).values[..., None, None]
+        fill = batch.flatten(2).median(dim=2)[0][..., None, None]
         for column, fraction in enumerate(fractions):
             erased = order[part, None].to(device) < fraction * maps[0].size
             probabilities = model(torch.where(erased, fill, batch)).softmax(1).cpu().numpy()

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models import DenseNet, ResNet
 from torchvision.models.resnet import BasicBlock
 
-from hsc_utils import explain, sanity
+from hsc_utils import attention, explain, sanity
 
 
 def small_densenet() -> DenseNet:
@@ -123,33 +123,34 @@ class TestNumbers:
     def test_shares_of_a_map_counted_by_hand(self):
         maps = np.array([[[3, 1, 0, 0], [0, 0, 4, 0]]], float)
         labels = np.array([[[5, 5, 0, 0], [0, 0, 7, 0]]])
-        row = explain.cell_numbers(maps, labels, np.array([5])).iloc[0]
+        row = attention.cell_numbers(maps, labels, labels == 5).iloc[0]
         assert row.share == 4 / 8 and row.area == 2 / 8 and row.pointing == 0
         assert row.share_neighbours == 4 / 8 and row.area_neighbours == 1 / 8
 
     def test_an_even_map_has_the_share_of_the_area(self):
         labels = np.random.default_rng(0).integers(0, 3, (6, 9, 9))
-        table = explain.cell_numbers(np.ones((6, 9, 9)), labels, np.ones(6, int))
+        table = attention.cell_numbers(np.ones((6, 9, 9)), labels, labels == 1)
         np.testing.assert_allclose(table["share"], table["area"])
         np.testing.assert_allclose(table["share_neighbours"], table["area_neighbours"])
-        whole = explain.image_numbers(np.ones((9, 9)), labels[0])
+        whole = attention.image_numbers(np.ones((9, 9)), labels[0])
         assert whole["share"] == pytest.approx(whole["area"]) and whole["gini"] == 0
 
     def test_zero_maps_and_missing_cells_are_not_counted(self):
         maps = np.stack([np.zeros((4, 4)), np.ones((4, 4))])
         labels = np.ones((2, 4, 4), int)
-        assert explain.cell_numbers(maps, labels, np.array([1, 0])).isna().all(axis=None)
-        assert np.isnan(explain.image_numbers(maps[0], labels[0])["share"])
-        assert np.isnan(explain.image_numbers(maps[1], 0 * labels[0])["gini"])
+        inside = np.stack([np.ones((4, 4), bool), np.zeros((4, 4), bool)])
+        assert attention.cell_numbers(maps, labels, inside).isna().all(axis=None)
+        assert np.isnan(attention.image_numbers(maps[0], labels[0])["share"])
+        assert np.isnan(attention.image_numbers(maps[1], 0 * labels[0])["gini"])
 
     @given(st.lists(st.floats(0.01, 1e3), min_size=1, max_size=30))
     def test_gini_is_the_mean_difference_over_twice_the_mean(self, values):
         values = np.array(values)
         differences = np.abs(values[:, None] - values).mean()
-        assert explain.gini(values) == pytest.approx(differences / (2 * values.mean()), abs=1e-9)
+        assert attention.gini(values) == pytest.approx(differences / (2 * values.mean()), abs=1e-9)
 
     def test_gini_of_one_bright_cell(self):
-        assert explain.gini(np.array([0, 0, 0, 1.0])) == 0.75
+        assert attention.gini(np.array([0, 0, 0, 1.0])) == 0.75
 
 
 class TestSanity:
