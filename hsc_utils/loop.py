@@ -1,7 +1,7 @@
 """The training loop of one model, run by Lightning, and its predictions.
 
 Lightning does precision, early stopping, checkpoints, several GPUs and the requeueing of SLURM
-jobs. An epoch's randomness depends on the seed and its number alone, so that an interrupted
+jobs. A step's randomness depends on the seed and its number alone, so that an interrupted
 run, started again, ends with the weights of an uninterrupted one.
 """
 
@@ -90,13 +90,13 @@ def fit(
         ) from error
     if trainer.interrupted:
         raise KeyboardInterrupt("Training was stopped; run it again to continue.")
-    best = directory / "checkpoints" / "best.ckpt"
-    if not best.exists():
+    if not trainer.checkpoint_callback.best_model_score.isfinite():
         raise ValueError(
             "The validation loss was never a finite number: lower learning_rate, and look at the "
             "images for constant or damaged ones."
         )
-    classifier.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
+    best = torch.load(directory / "checkpoints" / "best.ckpt", weights_only=True)
+    classifier.load_state_dict(best["state_dict"])
     return model
 
 
@@ -150,13 +150,13 @@ class _Classifier(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.train_losses.clear()
-        # the epoch's own seed: a resumed run then draws what an uninterrupted one would
-        torch.manual_seed(hash((self.config["seed"], self.current_epoch, self.global_rank)))
 
     def on_after_batch_transfer(self, batch: tuple, dataloader_idx: int) -> tuple:
         pixels, labels = batch
         images = batches.normalise(pixels, self.config)
         if self.trainer.training:
+            # the step's own seed: a resumed run then draws what an uninterrupted one would
+            torch.manual_seed(hash((self.config["seed"], self.global_step, self.global_rank)))
             images = batches.augment(images, **{key: self.config[key] for key in AUGMENTATION})
         return images, labels
 
@@ -175,7 +175,7 @@ class _Classifier(lightning.LightningModule):
         self.validated.clear()
         loss = functional.cross_entropy(logits, labels, self.class_weights)
         scores = {"val_loss": loss, "val_balanced_accuracy": np.nan, "val_auroc": np.nan}
-        if loss.isfinite():
+        if logits.isfinite().all():
             probabilities = logits.softmax(1).cpu().numpy()
             found = metrics.score(labels.cpu().numpy(), probabilities, self.config["class_names"])
             scores["val_balanced_accuracy"] = found["balanced_accuracy"]
