@@ -17,6 +17,7 @@ __all__ = [
     "near_duplicates",
     "read_cells",
     "read_images",
+    "read_rejected",
     "split_images",
 ]
 
@@ -66,6 +67,11 @@ def read_images(prepared_dir: str | Path) -> pd.DataFrame:
             f"{missing[0]}. Run notebook 01 again; it makes what is missing."
         )
     return images
+
+
+def read_rejected(prepared_dir: str | Path) -> pd.DataFrame:
+    """Read ``rejected.csv``: the columns ``source`` and ``reason`` of each refused file."""
+    return pd.read_csv(from_root(prepared_dir) / "rejected.csv", dtype=str)
 
 
 def read_cells(cells_dir: str | Path) -> pd.DataFrame:

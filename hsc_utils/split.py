@@ -73,7 +73,7 @@ def split_images(
             "small_classes='train' to use it for training alone."
         )
     targets = np.array([_targets(n, fractions) for n in sizes.sum(axis=0)]).T
-    ranks = _ranks(images["image_id"], seed)
+    ranks = rank_names(images["image_id"], seed)
     placed = np.full(len(sizes), -1)
     placed[(sizes[:, small] > 0).any(axis=1)] = 0
     names = images["image_id"].astype(str).groupby(units).min()
@@ -129,7 +129,7 @@ def _units(images: pd.DataFrame, group: str | None) -> NDArray[np.int64]:
     return connected_components(links, directed=False)[1][groups]
 
 
-def _ranks(names: pd.Series, seed: int, order: int = 0) -> NDArray[np.uint64]:
+def rank_names(names: pd.Series, seed: int, order: int = 0) -> NDArray[np.uint64]:
     """Give each name a number that looks random and is the same everywhere."""
     digests = (hashlib.sha256(f"{seed}/{order}/{name}".encode()).digest() for name in names)
     return np.array([int.from_bytes(digest[:8]) for digest in digests], np.uint64)
@@ -137,8 +137,9 @@ def _ranks(names: pd.Series, seed: int, order: int = 0) -> NDArray[np.uint64]:
 
 def _targets(count: int, fractions: Sequence[float]) -> NDArray[np.int64]:
     """Round the shares of a class by largest remainder, leaving no wanted subset empty."""
-    shares = np.asarray(fractions) * count
-    targets = np.floor(shares + 1e-9).astype(int)
+    # Rounded, so that 1 - 0.6 - 0.2 counts as 0.2.
+    shares = np.round(np.asarray(fractions) * count, 6)
+    targets = np.floor(shares).astype(int)
     largest = np.argsort(targets - shares, kind="stable")
     targets[largest[: count - targets.sum()]] += 1
     for empty in np.flatnonzero((targets == 0) & (shares > 0)):
@@ -156,7 +157,7 @@ def _place_sets(
     images = sizes.sum(axis=1)[waiting]
     best, least = placed, np.inf
     for order in range(orders):
-        ranks = _ranks(names.iloc[waiting], seed, order)
+        ranks = rank_names(names.iloc[waiting], seed, order)
         # The first order takes large sets first, which is often best; the others are random.
         queue = waiting[np.lexsort((ranks, -images if order == 0 else 0 * images))]
         attempt, counts = _place_in_order(placed, queue, sizes, targets)
