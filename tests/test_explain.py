@@ -197,9 +197,13 @@ class TestSanity:
         model = nn.Sequential(nn.Flatten(), linear).eval()
         maps = np.concatenate([corner[0].numpy(), np.zeros((1, 8, 8))])
         image = corner.repeat(2, 1, 1, 1)
-        curves = sanity.deletion_curves(model, image, [0, 0], maps, fractions=(0, 0.125, 0.25))
+        curves = sanity.deletion_curves(
+            model, image, np.array([0, 0]), maps, fractions=(0, 0.125, 0.25)
+        )
         logits = 2 * np.array([16, 8, 0])
         np.testing.assert_allclose(curves[0], 1 / (1 + np.exp(-logits)), rtol=1e-6)
         assert np.isnan(curves[1]).all()
-        opposite = sanity.deletion_curves(model, image[:1], [0], 1 - maps[:1], fractions=(0.75,))
+        opposite = sanity.deletion_curves(
+            model, image[:1], np.array([0]), 1 - maps[:1], fractions=(0.75,)
+        )
         assert opposite[0, 0] == pytest.approx(curves[0, 0])

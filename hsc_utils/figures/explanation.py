@@ -145,8 +145,8 @@ def shares(
             )
         axes.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
         axes.set_title(title, fontsize=10)
-        axes.set_ylim(bottom=0)
     panels[0, 0].set_ylabel("Share (0 to 1)")
+    panels[0, 0].set_ylim(bottom=0)
     panels[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return style.finish(figure, note)
 
