@@ -105,11 +105,13 @@ def convert(
         If they cannot be written, as on a full disk.
     """
     jobs = _jobs(sources, raw, prepared, settings)
+    if not jobs:
+        return
     for folder in ("images", "records"):
         (prepared / folder).mkdir(parents=True, exist_ok=True)
     for marker in (prepared / "records").glob("*.started"):
         marker.unlink()
-    workers = min(workers or joblib.cpu_count(), max(len(jobs), 1))
+    workers = min(workers or joblib.cpu_count(), len(jobs))
     # disable=None: silent where no terminal shows the progress, as in batch.
     progress = tqdm(total=len(jobs), desc="prepare", unit="file", disable=None, leave=False)
     try:

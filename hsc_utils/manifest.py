@@ -166,9 +166,8 @@ def near_duplicates(images: pd.DataFrame) -> pd.DataFrame:
     """
     looks = images.loc[images["near_duplicate_of"] != "", ["image_id", "near_duplicate_of"]]
     labels = images.set_index("image_id")[["class", "split"]]
-    return looks.join(labels, on="image_id").join(
-        labels, on="near_duplicate_of", rsuffix="_of_other"
-    )
+    others = labels.add_suffix("_of_other")
+    return looks.join(labels, on="image_id").join(others, on="near_duplicate_of")
 
 
 def compare_counts(images: pd.DataFrame) -> pd.DataFrame:

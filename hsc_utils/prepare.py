@@ -131,7 +131,7 @@ def _copies(images: pd.DataFrame) -> pd.Series:
     copies = duplicates.same_content(images)
     labels = images.set_index("source")[["class", "split"]]
     pairs = pd.DataFrame({"source": images["source"], "copy": copies})[copies != ""]
-    pairs = pairs.join(labels, on="source").join(labels, on="copy", rsuffix="_of_copy")
+    pairs = pairs.join(labels, on="source").join(labels.add_suffix("_of_copy"), on="copy")
     for column, where in (("class", "under two classes"), ("split", "in two subsets")):
         wrong = pairs[pairs[column] != pairs[f"{column}_of_copy"]]
         if len(wrong):

@@ -93,7 +93,10 @@ def _checked(recording: Recording) -> Recording:
 
 
 def _read_oir(path: Path) -> Recording:
-    with _complaints("oirfile", logging.WARNING) as complaints, oirfile.OirFile(path, squeeze=False) as oir:
+    with (
+        _complaints("oirfile", logging.WARNING) as complaints,
+        oirfile.OirFile(path, squeeze=False) as oir,
+    ):
         if not oir.sizes:
             raise AcquisitionError("It holds no image.")
         if "S" in oir.sizes:
@@ -114,13 +117,19 @@ def _read_oir(path: Path) -> Recording:
                 f"Its size is said to be {oir.sizes}, which the pixels in the file do not "
                 "make up. It is damaged or cut short: copy it again."
             )
+        names = tuple(map(str, oir.coords["C"]))
+        if len(names) > 1 and not {*names} <= {channel.name for channel in oir.channels}:
+            raise AcquisitionError(
+                "Its pixels belong to channels that its metadata do not list, so their order "
+                "is unknown. It is damaged: copy it again."
+            )
         pixels = oir.asarray()
         metadata = "".join(text for texts in oir.xml_metadata.values() for text in texts)
         general = (oir.xml_metadata.get(oirfile.METADATA.LSMIMAGE) or [""])[0]
         recording = Recording(
             pixels=pixels,
             axes="".join(oir.dims),
-            channel_names=tuple(map(str, oir.coords["C"])),
+            channel_names=names,
             bit_depth=oir.bitspersample or None,
             acquired_at=_time(oir.datetime),
             pixel_size_um=oir.coord_scales.get("X"),
