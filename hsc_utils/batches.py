@@ -96,6 +96,18 @@ def augment(
     return moved.contiguous(memory_format=torch.channels_last)
 
 
+def augmented_pictures(
+    pictures: np.ndarray, ranges: Mapping[str, float], times: int, seed: int
+) -> np.ndarray:
+    """Augment pictures for a reader, `times` over: uint8 (times, N, S, S, 3)."""
+    torch.manual_seed(seed)
+    mean = pictures.mean(axis=(0, 1, 2))
+    centred = torch.from_numpy(pictures - mean).permute(0, 3, 1, 2).float()
+    moved = torch.stack([augment(centred, **ranges) for _ in range(times)])
+    moved = moved.permute(0, 1, 3, 4, 2).numpy() + mean
+    return moved.round().clip(0, 255).astype(np.uint8)
+
+
 def sampling_matrices(mirror: Tensor, angle: Tensor, size: Tensor, shift: Tensor) -> Tensor:
     """Say where each pixel of a moved image comes from.
 

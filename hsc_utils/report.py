@@ -17,10 +17,10 @@ from hsc_utils.provenance import shown_path
 
 _SCORE_NAMES = {
     "balanced_accuracy": "balanced accuracy (the paper's)",
-    "balanced_accuracy_sklearn": "mean sensitivity (scikit-learn's balanced accuracy)",
-    "auroc": "AUROC, one-vs-rest, mean over classes",
+    "balanced_accuracy_sklearn": "balanced accuracy (scikit-learn's)",
+    "auroc": "AUROC (mean of one-vs-rest)",
     "accuracy": "accuracy",
-    "f1": "F1, mean over classes",
+    "f1": "F1 (mean over classes)",
     "ece": "expected calibration error",
 }
 

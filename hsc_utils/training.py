@@ -83,6 +83,10 @@ class TrainingSettings:
                 "and 2 (blue)."
             )
 
+    def augmentation(self) -> dict[str, float]:
+        """Return the ranges that `batches.augment` takes."""
+        return {name: getattr(self, name) for name in loop.AUGMENTATION}
+
 
 def train(
     table: pd.DataFrame,

@@ -227,3 +227,10 @@ def test_missing_and_damaged_images_are_named(prepared):
     (folder / "images/1.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"images/1\.png .*missing"):
         batches.image_arrays(images, folder, folder / "cache", 20)
+
+
+def test_pictures_are_augmented_for_a_reader():
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    still = batches.augmented_pictures(pictures, STILL, times=3, seed=0)
+    assert still.shape == (3, 2, 16, 16, 3) and still.dtype == np.uint8
+    assert np.abs(still.astype(int) - pictures).max() <= 1

@@ -19,7 +19,7 @@ CLASSES = ["LT-HSC", "ST-HSC", "MPP"]
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Small models gain nothing from a second thread, and two wait for each other on a busy machine."""
+    """On a busy machine two threads wait for each other, and small models gain nothing."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

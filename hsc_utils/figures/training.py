@@ -32,7 +32,7 @@ def augmented(originals: np.ndarray, moved: np.ndarray, note: str = "") -> Figur
         for picture, axes in zip(pictures, line, strict=True):
             axes.imshow(picture)
             axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
+            axes.spines[:].set_linewidth(0)
         line[0].set_ylabel("as stored" if row == 0 else f"epoch {row}")
     return style.finish(figure, note)
 
@@ -92,7 +92,7 @@ def confusion(
         axes.set(title=title, xlabel="Predicted", ylabel="True")
         axes.tick_params(length=0)
         axes.tick_params(axis="y", rotation=0)
-        axes.spines[:].set_visible(False)
+        axes.spines[:].set_linewidth(0)
         if len(class_names) > 3:
             axes.tick_params(axis="x", rotation=45)
     return style.finish(figure, note)
@@ -140,10 +140,9 @@ def reliability(table: pd.DataFrame, note: str = "") -> Figure:
         2, 1, size=(4, 4.6), sharex=True, gridspec_kw={"height_ratios": (4, 1)}
     )
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    axes.plot(table["confidence"], table["accuracy"], color=_VALIDATION, linewidth=1)
     sizes = 12 + 150 * table["samples"] / table["samples"].sum()
     axes.scatter(table["confidence"], table["accuracy"], sizes, color=_VALIDATION)
-    axes.set(ylabel="Share that is right", xlim=(0, 1.02), ylim=(-0.02, 1.05), aspect="equal")
+    axes.set(ylabel="Share that is right", xlim=(0, 1.02), ylim=(-0.04, 1.05))
     counts.bar(table["confidence"], table["samples"], width=0.03, color="0.6")
     counts.set(xlabel="Probability of the predicted class", ylabel="Samples")
     return style.finish(figure, note)
