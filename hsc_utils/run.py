@@ -8,6 +8,7 @@ Papermill alone accepts a misspelt parameter without a word; here it is an error
 import argparse
 import ast
 import difflib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from hsc_utils.provenance import ROOT, from_root, run_directory, shown_path
 NOTEBOOKS_DIR = ROOT / "notebooks"
 
 # Sections of a configuration file that are not a notebook's: workflow/Snakefile reads them.
-_WORKFLOW_SECTIONS = {"results_dir", "sweep", "comparison"}
+_WORKFLOW_SECTIONS = {"results_dir", "sweep"}
 
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
@@ -228,6 +229,8 @@ def _execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> 
                 cwd=str(ROOT),
                 progress_bar=sys.stderr.isatty(),
                 stdout_file=sys.stdout,
+                # Its warning about connections within this machine means nothing here.
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],
             )
             return
         except RuntimeError as error:
@@ -251,6 +254,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="one parameter; may be repeated, and wins over the file",
     )
     options = parser.parse_args(arguments)
+    # A moving bar means nothing in a stored notebook: steps print lines instead.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         executed = run_notebook(options.notebook, options.config, options.parameters)
     except ParameterError as error:
