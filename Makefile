@@ -15,7 +15,7 @@ demo: .venv/.ready  ## simulated .oir files -> six notebooks -> the book in resu
 	$(SNAKEMAKE) --configfile workflow/config/demo.yaml
 
 test: .venv/.ready  ## every test (set HSC_TEST_DATA to a folder of real images to test on those too)
-	pytest
+	OMP_NUM_THREADS=1 pytest --numprocesses logical --maxprocesses 4
 
 lab: .venv/.ready  ## open the notebooks in JupyterLab
 	jupyter lab notebooks
