@@ -200,9 +200,9 @@ def _score(
     class_names = runs["class_names"].iloc[0]
     truth = pd.Index(class_names).get_indexer(table["class"])
     probabilities = metrics.probability_matrix(table, class_names)
-    sums = metrics._sums_by_image(truth, probabilities, codes)
+    sums = metrics.sums_by_image(truth, probabilities, codes)
     chunks = np.array_split(weights, -(-len(weights) // 500))
-    scored = [metrics._scores(chunk, sums) for chunk in chunks]
+    scored = [metrics.weighted_scores(chunk, sums) for chunk in chunks]
     columns = {key: np.concatenate([overall[key] for overall, _ in scored]) for key in SCORES}
     by_class = np.concatenate([classes["auroc"] for _, classes in scored])
     columns |= {f"auroc {name}": by_class[:, k] for k, name in enumerate(class_names)}

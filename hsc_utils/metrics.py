@@ -70,8 +70,8 @@ def score(y_true: Sequence, probabilities: np.ndarray, class_names: Sequence[str
         If shapes disagree, a label is unknown or a probability is not one.
     """
     truth, probabilities = _checked(y_true, probabilities, class_names)
-    sums = _sums_by_image(truth, probabilities, np.zeros(len(truth), int))
-    overall, by_class = _scores(np.ones((1, 1)), sums)
+    sums = sums_by_image(truth, probabilities, np.zeros(len(truth), int))
+    overall, by_class = weighted_scores(np.ones((1, 1)), sums)
     samples = np.bincount(truth, minlength=len(class_names))
     return {
         "samples": len(truth),
@@ -121,13 +121,13 @@ def intervals(
     codes, names = pd.factorize(np.asarray(images))
     if len(codes) != len(truth):
         raise ValueError(f"images: {len(codes)} entries for {len(truth)} samples.")
-    sums = _sums_by_image(truth, probabilities, codes)
+    sums = sums_by_image(truth, probabilities, codes)
     rng = np.random.default_rng(seed)
     drawn = []
     for start in range(0, resamples, _CHUNK):
         count = min(_CHUNK, resamples - start)
         weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=count)
-        drawn.append(_scores(weights, sums)[0])
+        drawn.append(weighted_scores(weights, sums)[0])
     tails = [(1 - level) / 2, (1 + level) / 2]
     result = {}
     for key in SCORES:
@@ -188,7 +188,7 @@ def _checked(
     return truth, probabilities
 
 
-def _sums_by_image(
+def sums_by_image(
     truth: np.ndarray, probabilities: np.ndarray, images: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Sum over each image (G of them) what every score is made of."""
@@ -236,7 +236,7 @@ def _pairs(positive: np.ndarray, scores: np.ndarray, images: np.ndarray) -> np.n
     return pairs
 
 
-def _scores(
+def weighted_scores(
     weights: np.ndarray, sums: dict[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Score B resamples at once from sums by image.
@@ -246,7 +246,7 @@ def _scores(
     weights : (B, G)
         How often each image is in each resample.
     sums : dict
-        From `_sums_by_image`.
+        From `sums_by_image`.
 
     Returns
     -------
