@@ -176,7 +176,7 @@ def levels_side_by_side(
     -------
     DataFrame
         One row a model with its scores and their intervals; one row alone where the
-        image-level run does not exist.
+        image-level run does not exist or knows none of these images.
 
     Raises
     ------
@@ -193,8 +193,9 @@ def levels_side_by_side(
                 "again with notebook 03."
             )
         shared = splits.loc[splits["split"] == subset, "image_id"]
-        tables["image-level model"] = of_images[of_images["image_id"].isin(shared)]
-        tables = {name: table[table["image_id"].isin(shared)] for name, table in tables.items()}
+        if len(shared):
+            tables["image-level model"] = of_images
+            tables = {name: t[t["image_id"].isin(shared)] for name, t in tables.items()}
     rows = {}
     for name, table in tables.items():
         arguments = (table["class"], metrics.probability_matrix(table, class_names), class_names)

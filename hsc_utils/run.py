@@ -8,6 +8,7 @@ Papermill alone accepts a misspelt parameter without a word; here it is an error
 import argparse
 import ast
 import difflib
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -256,6 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     # A moving bar means nothing in a stored notebook: steps print lines instead.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    # Papermill takes "str | None" for no declaration and warns; the names are checked above.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
         executed = run_notebook(options.notebook, options.config, options.parameters)
     except ParameterError as error:

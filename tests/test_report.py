@@ -68,6 +68,9 @@ def test_levels_are_compared_on_the_images_both_know(predictions, tmp_path):
     votes.drop(index=0).to_parquet(tmp_path / "predictions.parquet")
     both = report.levels_side_by_side(votes, tmp_path, CLASSES)
     assert both["images"].tolist() == [5, 5]
+    votes.assign(image_id="other_" + votes["image_id"]).to_parquet(tmp_path / "predictions.parquet")
+    strangers = report.levels_side_by_side(votes, tmp_path, CLASSES)
+    assert strangers.index.tolist() == ["cells, voted into images"]
     votes.assign(split="train").to_parquet(tmp_path / "predictions.parquet")
     with pytest.raises(ValueError, match="another split"):
         report.levels_side_by_side(votes, tmp_path, CLASSES)

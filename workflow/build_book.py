@@ -1,4 +1,4 @@
-"""Build the Jupyter Book from executed notebooks: build_book.py OUTPUT NOTEBOOK…
+"""Build the Jupyter Book from executed notebooks, ``build_book.py OUTPUT NOTEBOOK…``.
 
 Pages and notebooks are put side by side in a scratch folder, so that the sources stay clean
 and any set of results can be published with the same pages.
