@@ -1,0 +1,256 @@
+"""Cut square patches around the cells: ``cells.csv`` and ``patches.npy``.
+
+Each image is worked on by itself and kept until all are done, so an interrupted run is
+completed by the next one; then the patches are gathered into one memory-mapped array.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from hsc_utils import manifest, provenance
+from hsc_utils.blobs import DetectionSettings, detect_cells
+from hsc_utils.patches import BORDERS, cut_patches, read_rgb, squared, write_rgb
+from hsc_utils.provenance import from_root, shown_path
+from hsc_utils.sources import list_sources
+
+
+def extract_cells(
+    prepared_dir: str | Path,
+    cells_dir: str | Path,
+    settings: DetectionSettings,
+    side: int = 64,
+    border: str = "drop",
+    *,
+    workers: int | None = None,
+) -> pd.DataFrame:
+    """Find the cells of every image and cut a patch around each.
+
+    Parameters
+    ----------
+    prepared_dir : path
+        Folder with ``images.csv``.
+    cells_dir : path
+        Folder written: ``detection.json``, ``cells.csv``, ``patches.npy`` (uint8, shape
+        (N, side, side, 3)) and ``provenance.json``.
+    settings : DetectionSettings
+        How to find cells.
+    side : int
+        Side of a patch in px, one for the data set; patches are not resampled.
+    border : {"drop", "reflect"}
+        What to do with a cell whose patch would leave the image: leave it out, or mirror
+        the image there.
+    workers : int, optional
+        Images worked on side by side; all processors by default.
+
+    Returns
+    -------
+    DataFrame
+        ``cells.csv``: one row a cell, with the class and the split of its image.
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``images.csv`` or an image is missing.
+    ValueError
+        If a setting is impossible, or no cell is found in any image.
+    """
+    if border not in BORDERS:
+        raise ValueError(f"border is {border!r}, but must be one of {', '.join(BORDERS)}.")
+    if side < 8:
+        raise ValueError(f"side is {side} px, but a patch needs at least 8.")
+    started = time.perf_counter()
+    images = manifest.read_images(prepared_dir)
+    source, target = from_root(prepared_dir), from_root(cells_dir)
+    parameters = {"detection": asdict(settings), "side": side, "border": border}
+    key = _key(images, source, parameters)
+    if _finished(target, key):
+        return manifest.read_cells(target)
+    # patches of single images, until all are done; of other settings they are of no use
+    pieces = target / f".pieces-{key[:12]}"
+    for outdated in target.glob(".pieces-*"):
+        if outdated != pieces:
+            shutil.rmtree(outdated)
+    pieces.mkdir(parents=True, exist_ok=True)
+
+    def piece(image: object) -> NDArray[np.float64]:
+        path = pieces / f"{image.image_id}.npz"
+        if not path.exists():
+            rgb = read_rgb(source / image.path)
+            found, patches = cut_patches(rgb, detect_cells(rgb, settings), side, border)
+            with provenance.atomic_path(path) as temporary, temporary.open("wb") as stream:
+                np.savez(stream, found=found, patches=patches)
+        with np.load(path) as stored:
+            return stored["found"]
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        rows = list(images.itertuples())
+        found = list(
+            tqdm(pool.map(piece, rows), total=len(rows), desc="cells", leave=False, disable=None)
+        )
+    if not sum(map(len, found)):
+        raise ValueError(
+            f"No cell was found in any of the {len(images)} images of {shown_path(source)}. "
+            "Lower threshold, or check min_sigma and max_sigma against the cells' size."
+        )
+    cells = _table(images, found, side)
+    settings.write(target / "detection.json")
+    _write_patches(target / "patches.npy", cells, side, pieces)
+    _close(target, cells, parameters, key, source / "images.csv", started)
+    shutil.rmtree(pieces)
+    return cells
+
+
+def import_patches(
+    patches_dir: str | Path,
+    cells_dir: str | Path,
+    side: int = 64,
+    *,
+    fractions: Sequence[float] = (0.6, 0.2, 0.2),
+    seed: int = 0,
+    class_names: Sequence[str] = (),
+    small_classes: str = "error",
+) -> pd.DataFrame:
+    """Take ready images of single cells instead of finding cells in images.
+
+    Parameters
+    ----------
+    patches_dir : path
+        ``<class>/**/*.png`` (or tif): one cell an image, of any size. A tree of the form
+        ``<split>/<class>/…`` keeps its split.
+    cells_dir : path
+        Folder written, as by `extract_cells`, but without ``detection.json``.
+    side : int
+        Side in px to which every image is resized; sides that differ are padded to a
+        square by mirroring first, so that shapes are kept.
+    fractions, seed, small_classes
+        As for `manifest.split_images`; each image counts as an image of its own.
+    class_names : sequence of str
+        Classes to use; empty for every folder.
+
+    Returns
+    -------
+    DataFrame
+        ``cells.csv``, without y, x and sigma.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder, or no image in it.
+    ValueError
+        If an image cannot be read, or a class is too small to be split.
+    """
+    started = time.perf_counter()
+    source, target = from_root(patches_dir), from_root(cells_dir)
+    table = list_sources(patches_dir, class_names).rename(columns={"source": "path"})
+    unusable = table[table["reason"] != ""]
+    if len(unusable):
+        raise ValueError(
+            f"{shown_path(source / unusable['path'].iloc[0])} and {len(unusable) - 1} more files "
+            f"cannot be used as cells: {unusable['reason'].iloc[0]}. Move them away."
+        )
+    table = table.assign(simulated=False)
+    if not table["split"].all():
+        table = manifest.split_images(table, fractions, seed, small_classes=small_classes)
+    parameters = {"side": side, "fractions": list(fractions), "seed": seed}
+    parameters["small_classes"] = small_classes
+    key = _key(table, source, parameters)
+    if _finished(target, key):
+        return manifest.read_cells(target)
+    cells = table[["image_id", "class", "split", "simulated"]].assign(
+        cell_id=table["image_id"] + "__0000",
+        y=np.nan, x=np.nan, sigma=np.nan, touches=False, row=np.arange(len(table)),
+    )[list(manifest.CELL_COLUMNS)]  # fmt: skip
+    target.mkdir(parents=True, exist_ok=True)
+    with provenance.atomic_path(target / "patches.npy") as temporary:
+        patches = open_memmap(temporary, "w+", np.uint8, (len(cells), side, side, 3))
+        for row, path in enumerate(tqdm(table["path"], desc="cells", leave=False, disable=None)):
+            patches[row] = squared(read_rgb(source / path), side)
+        patches.flush()
+    _close(target, cells, parameters, key, None, started)
+    return cells
+
+
+def export_png(cells_dir: str | Path, export_dir: str | Path) -> Path:
+    """Write each patch as ``<split>/<class>/<cell_id>.png``, the tree the paper releases."""
+    cells = manifest.read_cells(cells_dir)
+    patches = np.load(from_root(cells_dir) / "patches.npy", mmap_mode="r")
+    target = from_root(export_dir)
+    for cell in tqdm(cells.to_dict("records"), desc="PNG", leave=False, disable=None):
+        path = target / cell["split"] / cell["class"] / f"{cell['cell_id']}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_rgb(path, patches[cell["row"]])
+    return target
+
+
+def _table(images: pd.DataFrame, found: Sequence[NDArray], side: int) -> pd.DataFrame:
+    counts = [len(one) for one in found]
+    cells = images.loc[images.index.repeat(counts), ["image_id", "class", "split", "simulated"]]
+    number = np.concatenate([np.arange(count) for count in counts])
+    y, x, sigma, touches = np.concatenate(found).T
+    cells = cells.assign(
+        cell_id=[f"{i}__{k:04d}" for i, k in zip(cells["image_id"], number, strict=True)],
+        y=y.round(2), x=x.round(2), sigma=sigma.round(3), touches=touches.astype(bool),
+        row=np.arange(len(cells)),
+    )  # fmt: skip
+    of_image = images.set_index("image_id")["split"]
+    assert (cells["split"] == of_image.loc[cells["image_id"]].to_numpy()).all()
+    return cells[list(manifest.CELL_COLUMNS)].reset_index(drop=True)
+
+
+def _write_patches(path: Path, cells: pd.DataFrame, side: int, pieces: Path) -> None:
+    with provenance.atomic_path(path) as temporary:
+        patches = open_memmap(temporary, "w+", np.uint8, (len(cells), side, side, 3))
+        for image_id, rows in cells.groupby("image_id", sort=False)["row"]:
+            with np.load(pieces / f"{image_id}.npz") as stored:
+                patches[rows.iloc[0] : rows.iloc[-1] + 1] = stored["patches"]
+        patches.flush()
+
+
+def _key(images: pd.DataFrame, folder: Path, parameters: dict) -> str:
+    """Identify a result by all that decides it: settings, the table, and the image files."""
+    files = [(folder / path).stat() for path in images["path"]]
+    content = [
+        parameters,
+        images[["image_id", "class", "split"]].to_numpy().tolist(),
+        [(file.st_size, file.st_mtime_ns) for file in files],
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _finished(target: Path, key: str) -> bool:
+    files = [target / name for name in ("provenance.json", "cells.csv", "patches.npy")]
+    return all(f.exists() for f in files) and json.loads(files[0].read_text()).get("key") == key
+
+
+def _close(
+    target: Path,
+    cells: pd.DataFrame,
+    parameters: dict,
+    key: str,
+    images_csv: Path | None,
+    started: float,
+) -> None:
+    provenance.write_csv(target / "cells.csv", cells)
+    manifest.read_cells(target)
+    provenance.write_provenance(
+        target,
+        parameters=parameters,
+        inputs=[images_csv] if images_csv else [],
+        seconds=time.perf_counter() - started,
+        simulated=bool(cells["simulated"].any()),
+        key=key,
+        cells=len(cells),
+    )

@@ -1,0 +1,139 @@
+"""The grayscale image in which cells are searched: flattened, and by default its contrast.
+
+A cell in brightfield is a dark ring with a bright halo, in DIC a bright and a dark side,
+out of focus a bright or dark disc. What all have in common is that they differ from
+the background around them, whichever way. So by default the local contrast is searched,
+in multiples of the background's noise and up to a ceiling: every cell becomes one disc.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+_SMOOTHING = 0.19  # over which local contrast is averaged, in multiples of the smallest sigma
+_LEVELS = (0.25, 0.5, 0.75)  # of contrast, at which a closed ring is filled
+_WINDOW = 9  # side of the background's median window, in multiples of the largest sigma
+_FINEST_NOISE = 0.5 / 255  # noise cannot be measured below the rounding to 8 bits
+
+
+def search_image(
+    rgb: NDArray[np.uint8],
+    search: str = "contrast",
+    polarity: str = "both",
+    *,
+    min_sigma: float,
+    max_sigma: float,
+    flatten: bool = True,
+    full_contrast: float = 8,
+) -> NDArray[np.float32]:
+    """Turn an RGB image into the grayscale image in which cells are bright blobs.
+
+    Parameters
+    ----------
+    rgb : ndarray of uint8, shape (Y, X, 3) or (Y, X)
+        Image of `prepare`; a slice an acquisition does not have is 0 throughout.
+    search : {"contrast", "mean", "slice0", "slice1", "slice2"}
+        ``contrast``: the largest local contrast of any slice. ``mean``: the mean of the
+        slices. ``slice0``…: one slice.
+    polarity : {"both", "bright", "dark"}
+        Whether to look for what is brighter than the background, darker, or either.
+    min_sigma, max_sigma : float
+        Sigma of the smallest and the largest cell in px: contrast is averaged over a
+        fraction of the smallest, background varies over many times the largest.
+    flatten : bool
+        Whether to subtract the background, a running median. Medians keep edges, so the
+        shadow of a chamber wall is removed rather than outlined.
+    full_contrast : float
+        Contrast, in multiples of the background's noise, that counts as 1; stronger
+        contrast counts no more, so that a brilliant cell is not found in pieces.
+
+    Returns
+    -------
+    ndarray of float32, shape (Y, X)
+        In [0, 1] for ``contrast`` and ``both``, otherwise in [-1, 1].
+    """
+    slices = np.atleast_3d(rgb)
+    used = [k for k in range(slices.shape[2]) if np.ptp(slices[:, :, k])]
+    if not used:
+        return np.zeros(slices.shape[:2], np.float32)
+    # a black frame around the field of view is no background
+    blank = _frame(slices)
+    if search.startswith("slice"):
+        used = [int(search.removeprefix("slice"))]
+    deviations = [
+        _deviation(np.ascontiguousarray(slices[:, :, k]), blank, max_sigma, flatten) for k in used
+    ]
+    if search == "contrast":
+        smoothing = _SMOOTHING * min_sigma
+        contrasts = [
+            _contrast(_signed(d, polarity), blank, smoothing, full_contrast) for d in deviations
+        ]
+        return _filled(np.maximum.reduce(contrasts), largest_hole=2 * np.pi * max_sigma**2)
+    return _signed(np.mean(deviations, axis=0, dtype=np.float32), polarity, clip=False)
+
+
+def _frame(slices: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Mark areas that are black in every slice, wide enough not to be noise."""
+    black = (slices.max(axis=2) == 0).astype(np.uint8)
+    return cv2.morphologyEx(black, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)) > 0
+
+
+def _deviation(
+    plane: NDArray[np.uint8], blank: NDArray[np.bool_], max_sigma: float, flatten: bool
+) -> NDArray[np.float32]:
+    """Return how far a slice differs from its background, in fractions of full scale."""
+    if not flatten:
+        return plane.astype(np.float32) / 255
+    window = int(_WINDOW * max_sigma)
+    if blank.any():
+        # beyond the frame, the field of view is carried on by the mean of what is near
+        shown = (~blank).astype(np.float32)
+        near = cv2.blur(plane * shown, (window, window))
+        near /= np.maximum(cv2.blur(shown, (window, window)), 1e-6)
+        plane = np.where(blank, near, plane).astype(np.uint8)
+    step = max(1, int(window / 31))
+    small = cv2.resize(plane, None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA)
+    width = min(int(window / step), min(small.shape) - 1) // 2 * 2 + 1
+    background = cv2.medianBlur(small, max(width, 1)).astype(np.float32)
+    background = cv2.resize(background, plane.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return (plane - background) / 255
+
+
+def _signed(
+    deviation: NDArray[np.float32], polarity: str, clip: bool = True
+) -> NDArray[np.float32]:
+    if polarity == "both":
+        return np.abs(deviation)
+    deviation = -deviation if polarity == "dark" else deviation
+    return np.maximum(deviation, 0) if clip else deviation
+
+
+def _contrast(
+    deviation: NDArray[np.float32],
+    blank: NDArray[np.bool_],
+    smoothing: float,
+    full_contrast: float,
+) -> NDArray[np.float32]:
+    """Return the local contrast above the background's noise, as a share of full contrast."""
+    power = cv2.GaussianBlur(deviation**2, (0, 0), smoothing)
+    noise = max(float(np.sqrt(np.median(power[~blank]))), _FINEST_NOISE)
+    contrast = np.clip((np.sqrt(power) / noise - 1) / full_contrast, 0, 1)
+    if blank.any():
+        reach = np.ones((2 * round(4 * smoothing) + 1,) * 2, np.uint8)
+        contrast[cv2.dilate(blank.astype(np.uint8), reach) > 0] = 0
+    return contrast
+
+
+def _filled(contrast: NDArray[np.float32], largest_hole: float) -> NDArray[np.float32]:
+    """Fill the inside of closed rings, so that a cell with a smooth inside is a disc, too."""
+    filled = contrast.copy()
+    for level in _LEVELS:
+        below = (contrast < level).astype(np.uint8)
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(below, connectivity=4)
+        hole = stats[:, cv2.CC_STAT_AREA] <= largest_hole
+        left, top = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP]
+        right, bottom = left + stats[:, cv2.CC_STAT_WIDTH], top + stats[:, cv2.CC_STAT_HEIGHT]
+        hole &= (left > 0) & (top > 0) & (right < below.shape[1]) & (bottom < below.shape[0])
+        hole[0] = False
+        np.maximum(filled, level, out=filled, where=hole[labels])
+    return filled
