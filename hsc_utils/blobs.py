@@ -52,8 +52,8 @@ class DetectionSettings:
     """
 
     method: str = "log"
-    min_sigma: float = 8.0
-    max_sigma: float = 14.0
+    min_sigma: float = 7.0
+    max_sigma: float = 13.0
     num_sigma: int = 7
     threshold: float = 0.2
     overlap: float = 0.5

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from hsc_utils import manifest, provenance
 from hsc_utils.blobs import DetectionSettings, detect_cells
 from hsc_utils.patches import BORDERS, cut_patches, read_rgb, squared, write_rgb
-from hsc_utils.provenance import from_root, shown_path
+from hsc_utils.provenance import from_root, no_bar, shown_path
 from hsc_utils.sources import list_sources
 
 
@@ -98,7 +98,9 @@ def extract_cells(
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         rows = list(images.itertuples())
         found = list(
-            tqdm(pool.map(piece, rows), total=len(rows), desc="cells", leave=False, disable=None)
+            tqdm(
+                pool.map(piece, rows), total=len(rows), desc="cells", leave=False, disable=no_bar()
+            )
         )
     if not sum(map(len, found)):
         raise ValueError(
@@ -176,7 +178,9 @@ def import_patches(
     target.mkdir(parents=True, exist_ok=True)
     with provenance.atomic_path(target / "patches.npy") as temporary:
         patches = open_memmap(temporary, "w+", np.uint8, (len(cells), side, side, 3))
-        for row, path in enumerate(tqdm(table["path"], desc="cells", leave=False, disable=None)):
+        for row, path in enumerate(
+            tqdm(table["path"], desc="cells", leave=False, disable=no_bar())
+        ):
             patches[row] = squared(read_rgb(source / path), side)
         patches.flush()
     _close(target, cells, parameters, key, None, started)
@@ -188,7 +192,7 @@ def export_png(cells_dir: str | Path, export_dir: str | Path) -> Path:
     cells = manifest.read_cells(cells_dir)
     patches = np.load(from_root(cells_dir) / "patches.npy", mmap_mode="r")
     target = from_root(export_dir)
-    for cell in tqdm(cells.to_dict("records"), desc="PNG", leave=False, disable=None):
+    for cell in tqdm(cells.to_dict("records"), desc="PNG", leave=False, disable=no_bar()):
         path = target / cell["split"] / cell["class"] / f"{cell['cell_id']}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_rgb(path, patches[cell["row"]])

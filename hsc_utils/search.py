@@ -3,7 +3,7 @@
 A cell in brightfield is a dark ring with a bright halo, in DIC a bright and a dark side,
 out of focus a bright or dark disc. What all have in common is that they differ from
 the background around them, whichever way. So by default the local contrast is searched,
-in multiples of the background's noise and up to a ceiling: every cell becomes one disc.
+in multiples of the background's noise and up to a ceiling, and turned into a dome a cell.
 """
 
 import cv2
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SMOOTHING = 0.19  # over which local contrast is averaged, in multiples of the smallest sigma
-_LEVELS = (0.25, 0.5, 0.75)  # of contrast, at which a closed ring is filled
+_LEVELS = (0.15, 0.3, 0.45, 0.6)  # of contrast, at which areas become domes
+_RAMP = 0.65  # from the edge of a dome to its top, in multiples of the smallest sigma
 _WINDOW = 9  # side of the background's median window, in multiples of the largest sigma
 _FINEST_NOISE = 0.5 / 255  # noise cannot be measured below the rounding to 8 bits
 
@@ -68,7 +69,8 @@ def search_image(
         contrasts = [
             _contrast(_signed(d, polarity), blank, smoothing, full_contrast) for d in deviations
         ]
-        return _filled(np.maximum.reduce(contrasts), largest_hole=2 * np.pi * max_sigma**2)
+        largest_hole = 2 * np.pi * max_sigma**2
+        return _domes(np.maximum.reduce(contrasts), _RAMP * min_sigma, largest_hole)
     return _signed(np.mean(deviations, axis=0, dtype=np.float32), polarity, clip=False)
 
 
@@ -94,7 +96,11 @@ def _deviation(
     step = max(1, int(window / 31))
     small = cv2.resize(plane, None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA)
     width = min(int(window / step), min(small.shape) - 1) // 2 * 2 + 1
-    background = cv2.medianBlur(small, max(width, 1)).astype(np.float32)
+    # an odd reflection carries a slope on, where a plain one would bend it at the border
+    padded = np.pad(small.astype(np.int16), width // 2, "reflect", reflect_type="odd")
+    background = cv2.medianBlur(np.clip(padded, 0, 255).astype(np.uint8), max(width, 1))
+    inner = slice(width // 2, -(width // 2) or None)
+    background = background[inner, inner].astype(np.float32)
     background = cv2.resize(background, plane.shape[::-1], interpolation=cv2.INTER_LINEAR)
     return (plane - background) / 255
 
@@ -124,16 +130,24 @@ def _contrast(
     return contrast
 
 
-def _filled(contrast: NDArray[np.float32], largest_hole: float) -> NDArray[np.float32]:
-    """Fill the inside of closed rings, so that a cell with a smooth inside is a disc, too."""
-    filled = contrast.copy()
+def _domes(contrast: NDArray[np.float32], ramp: float, largest_hole: float) -> NDArray[np.float32]:
+    """Turn areas of contrast into domes that rise from the edge to 1 over the ramp.
+
+    Holes are filled, so that a ring is one dome; and where two cells touch, the neck
+    between them is narrow and so stays low. Several levels, averaged, let weak cells count.
+    """
+    domes = np.zeros_like(contrast)
     for level in _LEVELS:
-        below = (contrast < level).astype(np.uint8)
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(below, connectivity=4)
-        hole = stats[:, cv2.CC_STAT_AREA] <= largest_hole
-        left, top = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP]
-        right, bottom = left + stats[:, cv2.CC_STAT_WIDTH], top + stats[:, cv2.CC_STAT_HEIGHT]
-        hole &= (left > 0) & (top > 0) & (right < below.shape[1]) & (bottom < below.shape[0])
+        above = (contrast >= level).astype(np.uint8)
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(1 - above, connectivity=4)
+        left, top, width, height, area = stats.T
+        hole = (area <= largest_hole) & (left > 0) & (top > 0)
+        hole &= (left + width < above.shape[1]) & (top + height < above.shape[0])
         hole[0] = False
-        np.maximum(filled, level, out=filled, where=hole[labels])
-    return filled
+        above[hole[labels]] = 1
+        # an image without any background has no edges to measure from
+        if above.all():
+            continue
+        depth = cv2.distanceTransform(above, cv2.DIST_L2, 5)
+        domes += np.minimum(depth / ramp, 1) / len(_LEVELS)
+    return domes

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from hsc_utils.blobs import DetectionSettings, detect_in, match_detections, searched
 from hsc_utils.patches import read_rgb
-from hsc_utils.provenance import from_root
+from hsc_utils.provenance import from_root, no_bar
 
 GRID = ("method", "min_sigma", "max_sigma", "threshold")
 
@@ -93,7 +93,7 @@ def run_trials(
     listed = list(images.rename(columns={"class": "label"}).itertuples())
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(
-            tqdm(pool.map(of_image, listed), "tuning", len(listed), disable=None, leave=False)
+            tqdm(pool.map(of_image, listed), "tuning", len(listed), disable=no_bar(), leave=False)
         )
     for image, of_settings in zip(listed, results, strict=True):
         for number, (cells, seconds) in enumerate(of_settings):
@@ -160,7 +160,9 @@ def score_trials(trials: Trials, truth: pd.DataFrame | None, max_distance: float
     else:
         scores = scores.join(pd.DataFrame(_against(trials, truth, max_distance)).T)
         scores["rank_by"] = scores["f1"]
-    return scores.sort_values(["method", "rank_by"], ascending=[True, False], kind="stable")
+    order = {method: place for place, method in enumerate(dict.fromkeys(scores["method"]))}
+    ranked = scores.sort_values("rank_by", ascending=False, kind="stable")
+    return ranked.sort_values("method", key=lambda column: column.map(order), kind="stable")
 
 
 def _steps(first: int, second: int, scores: pd.DataFrame) -> int:
@@ -223,7 +225,7 @@ def _pooled(matches: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def best_of_each(trials: Trials, scores: pd.DataFrame) -> dict[str, int]:
-    """Return the number of the best setting of each method, LoG first."""
+    """Return the number of the best setting of each method, in the order of the grid."""
     best = scores.groupby("method", sort=False).head(1)
     return dict(zip(best["method"], best.index.tolist(), strict=True))
 

@@ -101,7 +101,7 @@ def draw_cells(
     panel.add_collection(circles)
     if truth is not None:
         panel.plot(
-            truth[:, 1], truth[:, 0], "+", color="#56B4E9", markersize=4, markeredgewidth=0.9
+            truth[:, 1], truth[:, 0], "+", color="#56B4E9", markersize=5, markeredgewidth=1.1
         )
     panel.set(xlim=(0, image.shape[1]), ylim=(image.shape[0], 0))
     panel.axis("off")
