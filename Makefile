@@ -6,7 +6,7 @@ export PATH
 CORES ?= all
 # The uv of the machine if it has one, otherwise one installed into .uv from the lock's hash.
 UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
-SNAKEMAKE = snakemake --snakefile workflow/Snakefile --cores $(CORES) --rerun-incomplete --keep-going --quiet rules host progress
+SNAKEMAKE = snakemake --snakefile workflow/Snakefile --cores $(CORES) --rerun-incomplete --keep-going --quiet host progress rules
 
 help:  ## say what each target does
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -26,9 +26,8 @@ book: .venv/.ready  ## build the demo's book again (runs whatever of the demo is
 paper: .venv/.ready  ## the paper's settings on the paper's data in data/raw: every backbone, both levels
 	$(SNAKEMAKE) --configfile workflow/config/paper.yaml
 
-notebooks: demo  ## execute the notebooks in place and store the demo's outputs in them
-	jupyter nbconvert --log-level WARN --to notebook --execute --inplace \
-	    --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+notebooks: .venv/.ready  ## store the demo's outputs in notebooks/ (runs whatever of the demo is missing)
+	$(SNAKEMAKE) --configfile workflow/config/demo.yaml --forcerun store -- store
 
 lint: .venv/.ready  ## check style, notebooks included
 	ruff format --check .

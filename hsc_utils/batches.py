@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
-from hsc_utils.provenance import atomic_path, from_root, shown_path
+from hsc_utils.provenance import atomic_path, from_root, no_bar, shown_path
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -194,7 +194,9 @@ def image_arrays(
             )
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 decoded = pool.map(lambda path: _resize_one(_read_rgb(path), size), paths)
-                for row, image in enumerate(tqdm(decoded, "decoding", len(paths), disable=None)):
+                for row, image in enumerate(
+                    tqdm(decoded, "decoding", len(paths), disable=no_bar())
+                ):
                     array[row] = image
             array.flush()
     return np.load(cache, mmap_mode="r")

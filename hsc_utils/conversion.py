@@ -29,7 +29,7 @@ from hsc_utils.acquisition import (
     fourth_slice_contrast,
     read_acquisition,
 )
-from hsc_utils.provenance import atomic_path, file_sha256, shown_path, write_json
+from hsc_utils.provenance import atomic_path, file_sha256, no_bar, shown_path, write_json
 
 # Camera noise has no repeats to find: filtering and run lengths alone give files as small as
 # Pillow's default in a twentieth of its time (2048 × 2048 RGB: 0.08 s for 1.7 s).
@@ -112,8 +112,8 @@ def convert(
     for marker in (prepared / "records").glob("*.started"):
         marker.unlink()
     workers = min(workers or joblib.cpu_count(), len(jobs))
-    # disable=None: silent where no terminal shows the progress, as in batch.
-    progress = tqdm(total=len(jobs), desc="prepare", unit="file", disable=None, leave=False)
+
+    progress = tqdm(total=len(jobs), desc="prepare", unit="file", disable=no_bar(), leave=False)
     try:
         with progress:
             if workers == 1:

@@ -13,7 +13,7 @@ from torchvision.models import DenseNet, ResNet
 from tqdm.auto import tqdm
 
 from hsc_utils import batches
-from hsc_utils.provenance import from_root, shown_path
+from hsc_utils.provenance import from_root, no_bar, shown_path
 
 _STAGES = {
     ResNet: {32: "layer4", 16: "layer3", 8: "layer2"},
@@ -132,7 +132,9 @@ def grad_cam(
             parameter.requires_grad_(False)
         # full float32 on the GPU too, so that it agrees with the CPU
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            for start in tqdm(range(0, len(images), batch_size), "Grad-CAM", disable=None, delay=5):
+            for start in tqdm(
+                range(0, len(images), batch_size), "Grad-CAM", disable=no_bar(), delay=5
+            ):
                 part = slice(start, start + batch_size)
                 coarse = captum.attribute(
                     images[part].to(weight.device, weight.dtype),

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from hsc_utils.oir import write_oir
 from hsc_utils.optics import OBJECTIVE, SPREAD_SIDE, render
-from hsc_utils.provenance import atomic_path, from_root, shown_path, write_csv, write_json
+from hsc_utils.provenance import atomic_path, from_root, no_bar, shown_path, write_csv, write_json
 from hsc_utils.specimen import CLASSES, PIXEL_SIZE_UM, draw_cells, generator
 
 DEMO_COUNTS = {"LT-HSC": 30, "ST-HSC": 36, "MPP": 30}
@@ -164,7 +164,7 @@ def write_demo(
                 spawn = get_context("spawn")
                 run = stack.enter_context(ProcessPoolExecutor(workers, spawn)).map
             done = run(job, missing)
-            list(tqdm(done, "simulate", len(missing), unit="acquisition", disable=None))
+            list(tqdm(done, "simulate", len(missing), unit="acquisition", disable=no_bar()))
         cells = [draw_cells(row["source"], row["class"], size, seed) for row in rows]
         write_csv(truth_path, pd.concat(cells))
     return pd.read_csv(truth_path)

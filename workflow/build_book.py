@@ -10,7 +10,18 @@ import sys
 import tempfile
 from pathlib import Path
 
+import nbformat
+
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def folded(path: Path) -> nbformat.NotebookNode:
+    """Read an executed notebook with its code folded away, one click from the reader."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-input"]
+    return notebook
 
 
 def build(output: Path, notebooks: list[Path]) -> None:
@@ -21,7 +32,7 @@ def build(output: Path, notebooks: list[Path]) -> None:
         shutil.copy(ROOT / "data" / "README.md", source / "data_card.md")
         (source / "notebooks").mkdir()
         for notebook in notebooks:
-            shutil.copy(notebook, source / "notebooks")
+            nbformat.write(folded(notebook), source / "notebooks" / notebook.name)
         command = [*("jupyter-book", "build", "--warningiserror", "--keep-going"), str(source)]
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
         if finished.returncode:

@@ -1,0 +1,65 @@
+"""Store the demo's outputs in notebooks/, so that a reader on the web sees results.
+
+``store_outputs.py NOTEBOOK…`` takes executed copies, whose code is that of the sources, drops what
+papermill added to them, and makes their pictures small enough for a repository.
+"""
+
+import base64
+import io
+import sys
+from pathlib import Path
+
+import nbformat
+from PIL import Image
+
+NOTEBOOKS_DIR = Path(__file__).resolve().parents[1] / "notebooks"
+
+
+def store(executed: Path) -> None:
+    """Write one executed notebook over its source, as the source would look run by hand."""
+    notebook = nbformat.read(executed, as_version=4)
+    source = nbformat.read(NOTEBOOKS_DIR / executed.name, as_version=4)
+    notebook.cells = [
+        cell
+        for cell in notebook.cells
+        if "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
+    if [cell.source for cell in notebook.cells] != [cell.source for cell in source.cells]:
+        sys.exit(f"{executed.name} was executed from another version: run make demo first.")
+    notebook.metadata = source.metadata
+    count = 0
+    for cell, original in zip(notebook.cells, source.cells, strict=True):
+        cell.metadata, cell.id = original.metadata, original.id
+        if cell.cell_type == "code":
+            count += 1
+            cell.execution_count = count
+            cell.outputs = [stored(output, count) for output in merged(cell.outputs)]
+    nbformat.write(notebook, NOTEBOOKS_DIR / executed.name)
+
+
+def merged(outputs: list) -> list:
+    """Join printed lines that follow each other into one output."""
+    joined = []
+    for output in outputs:
+        if joined and output.output_type == joined[-1].output_type == "stream":
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
+
+
+def stored(output: nbformat.NotebookNode, count: int) -> nbformat.NotebookNode:
+    """Give an output the number of its cell, and reduce a picture to 256 colours."""
+    if "execution_count" in output:
+        output.execution_count = count
+    if "image/png" in output.get("data", {}):
+        picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
+        smaller = io.BytesIO()
+        picture.convert("RGB").quantize(256).save(smaller, "PNG", optimize=True)
+        output.data["image/png"] = base64.b64encode(smaller.getvalue()).decode()
+    return output
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        store(Path(name))
