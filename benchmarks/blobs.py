@@ -34,7 +34,7 @@ def fields(folder: Path) -> dict[str, np.ndarray]:
     path = next((folder / "raw").rglob("*.oir"))
     rgb = compose_rgb(read_acquisition(path))
     write_rgb(folder / "field.png", rgb)
-    noise = np.random.default_rng(0).normal(128, 25, (SIDE, SIDE))
+    noise = np.random.default_rng(0).normal(128, 75, (SIDE, SIDE))
     images = {
         "simulated": rgb[:, :, 1],
         "simulated, inverted": 255 - rgb[:, :, 1],
@@ -114,9 +114,8 @@ def main() -> None:
     )  # fmt: skip
     write_csv(ROOT / "benchmarks/results/blobs.csv", table)
     print(table.to_string())
-    print(
-        f"PNG to patches at {SIDE}²: {seconds:.2f} s an image, 3,539 in {3539 * seconds / 3600:.1f} h"
-    )
+    hours = 3539 * seconds / 3600
+    print(f"PNG to patches at {SIDE}²: {seconds:.2f} s an image, {hours:.1f} h for 3,539")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from hsc_utils.gaussian_kernels import kernels
 _SAMPLES_PER_SIGMA = 4.0  # grid points a sigma
 _TAPS = 4  # half-width of the interpolation kernel, in grid points
 _WINDOW = 2.4 * _TAPS  # its steepness
-_DOUBT = 5e-5  # what interpolation may be wrong by, as a share of the highest response
+_DOUBT = 1e-4  # what interpolation may be wrong by, as a share of the highest response
 _TIE = 1e-11  # responses closer than this, relative to the highest, are equal
 _SLACK = 1.3  # curvature varies within a grid cell
 _AT_ONCE = 8192  # grid cells interpolated together, to bound memory

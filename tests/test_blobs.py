@@ -93,7 +93,7 @@ def test_default_agrees_with_scikit_image(case):
     found = blob_log(coins, **case)
     low, high = case.get("min_sigma", 1), case.get("max_sigma", 50)
     step = (high - low) / max(case.get("num_sigma", 10) - 1, 1)
-    assert agreement(found, expected, step) >= 0.97
+    assert agreement(found, expected, step) >= 0.995
 
 
 def test_scikit_image_s_own_example():
@@ -133,7 +133,7 @@ def test_agreement_on_noise(seed, height, width, low, ratio, count):
     high = low * ratio
     expected = feature.blob_log(image, low, high, count, threshold=0.1, overlap=1)
     found = blob_log(image, low, high, count, threshold=0.1, overlap=1)
-    assert agreement(found, expected, (high - low) / max(count - 1, 1)) >= 0.95
+    assert agreement(found, expected, (high - low) / max(count - 1, 1)) >= 0.99
 
 
 def test_rotating_the_image_rotates_the_blobs():
@@ -170,10 +170,11 @@ def test_agreement_on_real_fields():
     folder = real_data() / "fields"
     image = cv2.imread(str(folder / "brightfield" / "suspension_cells.png"), 0)
     smears = sorted((folder / "blood_smear").glob("*.jpg"))[:3]
-    for field in (image, *(cv2.imread(str(p))[:, :, 1] for p in smears)):
+    framed = cv2.imread(str(folder / "brightfield" / "hspc_crop.png"), 0)
+    for field in (image, framed, *(cv2.imread(str(p))[:, :, 1] for p in smears)):
         expected = feature.blob_log(255 - field, 10, 30, 5, threshold=0.05)
         found = blob_log(255 - field, 10, 30, 5, threshold=0.05)
-        assert agreement(found, expected, 5) >= 0.97
+        assert agreement(found, expected, 5) >= 0.995
 
 
 # --- detect_cells ------------------------------------------------------------------------

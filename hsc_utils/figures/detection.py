@@ -135,7 +135,7 @@ def precision_recall(scores: pd.DataFrame, note: str = "") -> Figure:
             best["recall"], best["precision"], s=110, facecolors="none", edgecolors=colour,
             linewidths=1.8,
         )  # fmt: skip
-    panel.set(xlabel="Recall", ylabel="Precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    panel.set(xlabel="Recall", ylabel="Precision", xlim=(None, 1.02), ylim=(None, 1.02))
     panel.legend(title="Ring: best F1", frameon=False, loc="lower left")
     return style.finish(figure, note)
 
