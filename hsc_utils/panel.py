@@ -1,6 +1,5 @@
 """Sliders for the detection settings, in JupyterLab; a figure everywhere else."""
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +42,7 @@ def detection_panel(
     height, width = rgb.shape[:2]
     top, left = max(0, height - _SHOWN) // 2, max(0, width - _SHOWN) // 2
     field = rgb[top : top + _SHOWN, left : left + _SHOWN]
+    shown = figures.stretched(field)
     controls = {
         "method": widgets.Dropdown(options=blobs.METHODS, value=settings.method),
         "min_sigma": widgets.FloatSlider(settings.min_sigma, min=1, max=40, step=0.5),
@@ -62,7 +62,7 @@ def detection_panel(
         except ValueError as error:
             message.value = str(error)
             return
-        picture.value = _png(figures.field_with_cells(field, found))
+        picture.value = figures.circled(shown, found)
         message.value = f"{len(found)} cells"
 
     def write(_button: object) -> None:
@@ -75,9 +75,3 @@ def detection_panel(
     button.on_click(write)
     redraw()
     return widgets.HBox([widgets.VBox([*controls.values(), button, message]), picture])
-
-
-def _png(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=80)
-    return stream.getvalue()

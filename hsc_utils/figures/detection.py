@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -77,11 +78,16 @@ def searched_and_found(
     return style.finish(figure, note)
 
 
-def field_with_cells(image: NDArray[np.uint8], found: NDArray[np.float64]) -> Figure:
-    """Draw one image with its cells, fast enough to follow a slider."""
-    figure = Figure(figsize=(6, 6 * image.shape[0] / image.shape[1]))
-    draw_cells(figure.add_axes((0, 0, 1, 1)), image, found)
-    return figure
+def circled(image: NDArray[np.uint8], found: NDArray[np.float64]) -> bytes:
+    """Return a PNG of an image with its cells, fast enough to follow a slider.
+
+    The image, of shape (Y, X, 3), should be `stretched` before.
+    """
+    canvas = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    for y, x, sigma in found:
+        centre, radius = (round(x), round(y)), round(np.sqrt(2) * sigma)
+        cv2.circle(canvas, centre, radius, (255, 255, 255), 1, cv2.LINE_AA)
+    return cv2.imencode(".png", canvas)[1].tobytes()
 
 
 def draw_cells(
@@ -91,7 +97,7 @@ def draw_cells(
     truth: NDArray[np.float64] | None = None,
 ) -> None:
     """Draw an image with a circle a detected cell, and a cross a true one."""
-    panel.imshow(_stretched(image))
+    panel.imshow(stretched(image))
     diameters = 2 * np.sqrt(2) * found[:, 2]
     circles = EllipseCollection(
         diameters, diameters, np.zeros(len(found)), units="xy", facecolors="none",
@@ -107,7 +113,7 @@ def draw_cells(
     panel.axis("off")
 
 
-def _stretched(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def stretched(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Stretch each slice for the eye, from its 0.5th to its 99.5th percentile."""
     low, high = np.percentile(image, [0.5, 99.5], axis=(0, 1))
     return (np.clip((image - low) / np.maximum(high - low, 1), 0, 1) * 255).astype(np.uint8)
@@ -250,7 +256,7 @@ def patch_sheet(patches: Mapping[str, NDArray[np.uint8]], note: str = "") -> Fig
     )  # fmt: skip
     for panel, (name, of_class) in zip(axes[:, 0], patches.items(), strict=True):
         strip = np.concatenate(list(np.pad(of_class, ((0, 0), (0, 0), (0, 2), (0, 0)))), axis=1)
-        panel.imshow(_stretched(strip))
+        panel.imshow(stretched(strip))
         panel.set_title(name, fontsize=9, loc="left")
         panel.axis("off")
     return style.finish(figure, note)
