@@ -112,7 +112,6 @@ def convert(
     for marker in (prepared / "records").glob("*.started"):
         marker.unlink()
     workers = min(workers or joblib.cpu_count(), len(jobs))
-
     progress = tqdm(total=len(jobs), desc="prepare", unit="file", disable=no_bar(), leave=False)
     try:
         with progress:
