@@ -3,7 +3,6 @@
 A process that crashes or hangs on a damaged file takes only that file with it.
 """
 
-import errno
 import faulthandler
 import json
 import math
@@ -29,7 +28,13 @@ from hsc_utils.acquisition import (
     fourth_slice_contrast,
     read_acquisition,
 )
-from hsc_utils.provenance import atomic_path, file_sha256, no_bar, shown_path, write_json
+from hsc_utils.provenance import (
+    atomic_path,
+    file_sha256,
+    full_disk_explained,
+    no_bar,
+    write_json,
+)
 
 # Camera noise has no repeats to find: filtering and run lengths alone give files as small as
 # Pillow's default in a twentieth of its time (2048 × 2048 RGB: 0.08 s for 1.7 s).
@@ -97,13 +102,7 @@ def convert(
     workers: int | None,
     time_limit_s: float,
 ) -> None:
-    """Write image and record of each file in `sources`.
-
-    Raises
-    ------
-    OSError
-        If they cannot be written, as on a full disk.
-    """
+    """Write image and record of each file in `sources`."""
     jobs = _jobs(sources, raw, prepared, settings)
     if not jobs:
         return
@@ -113,22 +112,13 @@ def convert(
         marker.unlink()
     workers = min(workers or joblib.cpu_count(), len(jobs))
     progress = tqdm(total=len(jobs), desc="prepare", unit="file", disable=no_bar(), leave=False)
-    try:
-        with progress:
-            if workers == 1:
-                for job in jobs:
-                    _convert_file(job)
-                    progress.update()
-            else:
-                _convert_in_parallel(jobs, workers, time_limit_s, progress)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise OSError(
-            error.errno,
-            f"The disk of {shown_path(prepared)} is full. What is done is kept and nothing is "
-            "torn: make room and run this again",
-        ) from None
+    with progress:
+        if workers == 1:
+            for job in jobs:
+                _convert_file(job)
+                progress.update()
+        else:
+            _convert_in_parallel(jobs, workers, time_limit_s, progress)
 
 
 def read_records(sources: pd.DataFrame, prepared: Path) -> pd.DataFrame:
@@ -231,17 +221,18 @@ def _convert_within_limit(job: _Job, time_limit_s: float) -> None:
 
 
 def _convert_file(job: _Job) -> None:
-    _marker(job).touch()
     made_from = _made_from(job)
-    try:
-        rgb, record = _image_and_record(job)
-    except AcquisitionError as error:
-        write_json(job.record, {"made_from": made_from, "reason": str(error)})
-    else:
-        with atomic_path(job.image) as temporary:
-            temporary.write_bytes(imagecodecs.png_encode(rgb, **_PNG))
-        write_json(job.record, {"made_from": made_from, **record})
-    _marker(job).unlink()
+    with full_disk_explained(job.record.parent):
+        _marker(job).touch()
+        try:
+            rgb, record = _image_and_record(job)
+        except AcquisitionError as error:
+            write_json(job.record, {"made_from": made_from, "reason": str(error)})
+        else:
+            with atomic_path(job.image) as temporary:
+                temporary.write_bytes(imagecodecs.png_encode(rgb, **_PNG))
+            write_json(job.record, {"made_from": made_from, **record})
+        _marker(job).unlink()
 
 
 def _image_and_record(job: _Job) -> tuple[NDArray[np.uint8], dict]:

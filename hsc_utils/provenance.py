@@ -4,6 +4,7 @@ Every step anchors its paths at the repository root with `from_root`, writes wit
 `atomic_path` (a temporary name, then a rename), and closes with `write_provenance`.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -65,15 +66,36 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     An interrupted write leaves `path` as it was. The temporary name is fixed, so the
     next attempt overwrites what a killed one left.
+
+    Raises
+    ------
+    OSError
+        If the disk is full, with a message that says what to do.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.part")
+    with full_disk_explained(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def full_disk_explained(folder: str | Path) -> Iterator[None]:
+    """Turn the operating system's "No space left" into what it means and what to do."""
     try:
-        yield temporary
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            error.errno,
+            f"The disk of {shown_path(folder)} is full. What is done is kept and nothing is "
+            "torn: make room and run this again",
+        ) from None
 
 
 def write_json(path: str | Path, content: Mapping) -> None:

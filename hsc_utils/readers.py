@@ -6,6 +6,7 @@ pass (truncated planes padded with zeros, sizes that do not fit the file, missin
 
 import logging
 import math
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 
 # A 2048 × 2048 acquisition of 4 slices takes 34 MB; a damaged header may claim petabytes.
 MAX_BYTES = 2**30
+
+_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 
 _UNITS_UM = {"µm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 
@@ -118,10 +121,17 @@ def _read_oir(path: Path) -> Recording:
                 "make up. It is damaged or cut short: copy it again."
             )
         names = tuple(map(str, oir.coords["C"]))
-        if len(names) > 1 and not {*names} <= {channel.name for channel in oir.channels}:
+        listed = {channel.name for channel in oir.channels}
+        if len(names) > 1 and not {*names} <= listed:
             raise AcquisitionError(
                 "Its pixels belong to channels that its metadata do not list, so their order "
                 "is unknown. It is damaged: copy it again."
+            )
+        # A damaged block takes its whole slice with it, but the bytes of the slice remain.
+        if len(listed) > len(names) and weight - oir.nbytes >= oir.nbytes // planes:
+            raise AcquisitionError(
+                f"Its metadata list the channels {', '.join(sorted(listed))}, but only "
+                f"{', '.join(names)} can be read. It is damaged: copy it again."
             )
         pixels = oir.asarray()
         metadata = "".join(text for texts in oir.xml_metadata.values() for text in texts)
@@ -192,6 +202,7 @@ def _read_png(path: Path) -> Recording:
     width, height = (int.from_bytes(content[at : at + 4]) for at in (16, 20))
     if width * height * 8 > MAX_BYTES:
         raise AcquisitionError(f"It claims {width} × {height} pixels, too many. It is damaged.")
+    _check_png(content, width, height)
     pixels = imagecodecs.png_decode(content)
     return _samples(
         Recording(
@@ -200,6 +211,26 @@ def _read_png(path: Path) -> Recording:
             simulated=b"SIMULATED" in content[: content.find(b"IDAT")],
         )
     )
+
+
+def _check_png(content: bytes, width: int, height: int) -> None:
+    """Refuse sizes that the pixels do not make up; the library would crop or shear them."""
+    bits, colours, interlaced = content[24], content[25], content[28]
+    if interlaced:
+        return
+    row_bytes = -(-width * bits * _PNG_SAMPLES[colours] // 8) + 1
+    expected = row_bytes * height
+    stream, at = zlib.decompressobj(), content.find(b"IDAT") - 4
+    found = 0
+    while content[at + 4 : at + 8] == b"IDAT":
+        length = int.from_bytes(content[at : at + 4])
+        found += len(stream.decompress(content[at + 8 : at + 8 + length], expected - found + 1))
+        at += length + 12
+    if found != expected:
+        raise AcquisitionError(
+            f"Its size is said to be {width} × {height}, which its pixels do not make up. It is "
+            "damaged or cut short: copy it again."
+        )
 
 
 def _samples(recording: Recording) -> Recording:

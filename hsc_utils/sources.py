@@ -5,8 +5,9 @@ the class, as in ``train/<class>/<file>``; the subset of a file is then given by
 """
 
 import hashlib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -65,7 +66,7 @@ def list_sources(raw_dir: str | Path, class_names: Sequence[str] = ()) -> pd.Dat
             f"The folder {shown_path(root)} (parameter raw_dir) does not exist. It should hold "
             "one folder a class with .oir, .tif or .png files."
         )
-    paths = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    paths = sorted(path.relative_to(root).as_posix() for path in files_below(root))
     paths = [path for path in paths if _is_input(root, PurePosixPath(path))]
     if not any(PurePosixPath(path).suffix.lower() in SUFFIXES for path in paths):
         raise FileNotFoundError(
@@ -78,12 +79,21 @@ def list_sources(raw_dir: str | Path, class_names: Sequence[str] = ()) -> pd.Dat
     table["class"] = [known.get(name, "") for _, name in folders]
     table["split"] = [subset for subset, _ in folders]
     table["reason"] = [
-        _reason(PurePosixPath(path), name, known)
+        _reason(root, PurePosixPath(path), name, known)
         for path, (_, name) in zip(paths, folders, strict=True)
     ]
     _check_classes(root, table, class_names, known)
     _check_given_splits(root, table)
     return table
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Go through all files below a folder, linked folders included, each folder once."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(place))
+        folders[:] = [f for f in folders if os.path.realpath(Path(place, f)) not in seen]
+        yield from (Path(place, name) for name in files)
 
 
 def split_and_class(folders: Sequence[str]) -> tuple[str, str]:
@@ -160,7 +170,9 @@ def _is_input(root: Path, path: PurePosixPath) -> bool:
     return len(path.parts) > 1 or path.suffix.lower() in SUFFIXES
 
 
-def _reason(path: PurePosixPath, folder: str, known: dict[str, str]) -> str:
+def _reason(root: Path, path: PurePosixPath, folder: str, known: dict[str, str]) -> str:
+    if not (root / path).is_file():
+        return f"{path.name}: It is no file, or a link to one that does not exist."
     if not folder:
         return f"{path.name}: It lies in no class folder. Move it into the folder of its class."
     if folder not in known:

@@ -1,12 +1,11 @@
 """A tree of files → PNGs and tables: every file ends in one table, and stopping costs nothing."""
 
-import errno
 import os
+import re
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import cv2
 import imagecodecs
@@ -154,25 +153,32 @@ def test_processes_give_the_same_and_survive_a_hang(raw, tmp_path):
     assert all(two[path] == one[path] for path in one if not path.endswith(".csv"))
 
 
-def test_full_disk_stops_with_a_clear_message(raw, tmp_path, monkeypatch):
-    written = []
-    write_bytes = Path.write_bytes
+FULL_DISK = """
+mount -t tmpfs -o size=96k none "$2" && "$1" -c "$4" "$3" "$2/out"
+echo "exit $?"; ls -A "$2"/out/*
+mount -o remount,size=16m "$2" && "$1" -c "$4" "$3" "$2/out" && cp -r "$2/out" "$3/../after"
+"""
 
-    def full(path, content):
-        if path.suffix == ".part" and len(written) == 3:
-            write_bytes(path, content[:100])
-            raise OSError(errno.ENOSPC, "No space left on device")
-        written.append(path)
-        return write_bytes(path, content)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
-        with pytest.raises(OSError, match=r"disk of .*out is full.*run this again"):
-            prepare(raw, tmp_path / "out")
-    assert len(list((tmp_path / "out/images").iterdir())) == 3
-    prepare(raw, tmp_path / "out")
+def test_full_disk_stops_with_a_clear_message(raw, tmp_path):
+    """On a disk that is really full: a file system of 96 kB in a name space of its own."""
+    disk, code = (
+        tmp_path / "disk",
+        ("import sys, hsc_utils.prepare as p; p.prepare_images(*sys.argv[1:], workers=1)"),
+    )
+    disk.mkdir()
+    apart = ["unshare", "--map-root-user", "--mount", "bash", "-c", FULL_DISK, "-"]
+    if subprocess.run([*apart[:3], "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine allows no name space of one's own (unshare)")
+    run = subprocess.run(
+        [*apart, sys.executable, disk, raw, code], capture_output=True, text=True, check=True
+    )
+    assert "exit 1" in run.stdout
+    assert re.search(r"disk of .* is full.*run this again", run.stderr)
+    assert "images.csv" not in run.stdout.partition("exit 1")[2]
+    assert ".part" not in run.stdout
     prepare(raw, tmp_path / "fresh")
-    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+    assert contents(tmp_path / "after") == contents(tmp_path / "fresh")
 
 
 def test_copies_within_and_across_classes(raw, tmp_path):
@@ -275,6 +281,19 @@ def test_image_ids_are_unique_and_safe():
 def test_companions_of_large_files_are_no_inputs(raw):
     (raw / "MPP/day0/f0_00001").write_bytes(b"more pixels")
     assert not sources.list_sources(raw)["source"].str.contains("00001").any()
+
+
+def test_linked_folders_are_followed_once(raw, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in ("LT-HSC", "st_hsc", "MPP"):
+        (linked / name).symlink_to(raw / name)
+    (raw / "MPP/loop").symlink_to(raw / "MPP")
+    (raw / "MPP/gone.oir").symlink_to(tmp_path / "nowhere.oir")
+    found = sources.list_sources(linked)
+    assert len(found) == 21
+    reasons = found.set_index("source")["reason"]
+    assert "link to one that does not exist" in reasons["MPP/gone.oir"]
 
 
 def test_bad_places_give_one_clear_sentence(raw, tmp_path):

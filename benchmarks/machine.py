@@ -1,0 +1,38 @@
+"""What machine and which versions a figure was measured on: the last columns of every table."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from hsc_utils.provenance import ROOT, write_csv
+
+
+def write_results(name: str, rows: list[dict], packages: tuple[str, ...]) -> None:
+    """Print a table and write it as ``results/<name>.csv``, with machine and versions."""
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False))
+    versions = "; ".join(f"{package} {version(package)}" for package in packages)
+    table = table.assign(cores=len(os.sched_getaffinity(0)), processor=_processor())
+    write_csv(ROOT / f"benchmarks/results/{name}.csv", table.assign(versions=versions))
+
+
+def median_seconds(work: Callable[[], object], runs: int = 5) -> float:
+    """Return the median wall-clock time of several runs."""
+    times = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
