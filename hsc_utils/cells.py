@@ -16,15 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from hsc_utils import manifest, provenance
 from hsc_utils.blobs import DetectionSettings, detect_cells
-from hsc_utils.patches import BORDERS, cut_patches, read_rgb, squared, write_rgb
+from hsc_utils.patches import BORDERS, cut_patches, read_rgb, write_rgb
 from hsc_utils.provenance import from_root, no_bar, shown_path
-from hsc_utils.sources import list_sources
 
 
 def extract_cells(
@@ -75,8 +73,8 @@ def extract_cells(
     images = manifest.read_images(prepared_dir)
     source, target = from_root(prepared_dir), from_root(cells_dir)
     parameters = {"detection": asdict(settings), "side": side, "border": border}
-    key = _key(images, source, parameters)
-    if _finished(target, key):
+    key = fingerprint(images, source, parameters)
+    if is_finished(target, key):
         return manifest.read_cells(target)
     # patches of single images, until all are done; of other settings they are of no use
     pieces = target / f".pieces-{key[:12]}"
@@ -110,80 +108,8 @@ def extract_cells(
     cells = _table(images, found, side)
     settings.write(target / "detection.json")
     _write_patches(target / "patches.npy", cells, side, pieces)
-    _close(target, cells, parameters, key, source / "images.csv", started)
+    close_cells(target, cells, parameters, key, started, [source / "images.csv"])
     shutil.rmtree(pieces)
-    return cells
-
-
-def import_patches(
-    patches_dir: str | Path,
-    cells_dir: str | Path,
-    side: int = 64,
-    *,
-    fractions: Sequence[float] = (0.6, 0.2, 0.2),
-    seed: int = 0,
-    class_names: Sequence[str] = (),
-    small_classes: str = "error",
-) -> pd.DataFrame:
-    """Take ready images of single cells instead of finding cells in images.
-
-    Parameters
-    ----------
-    patches_dir : path
-        ``<class>/**/*.png`` (or tif): one cell an image, of any size. A tree of the form
-        ``<split>/<class>/…`` keeps its split.
-    cells_dir : path
-        Folder written, as by `extract_cells`, but without ``detection.json``.
-    side : int
-        Side in px to which every image is resized; sides that differ are padded to a
-        square by mirroring first, so that shapes are kept.
-    fractions, seed, small_classes
-        As for `manifest.split_images`; each image counts as an image of its own.
-    class_names : sequence of str
-        Classes to use; empty for every folder.
-
-    Returns
-    -------
-    DataFrame
-        ``cells.csv``, without y, x and sigma.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such folder, or no image in it.
-    ValueError
-        If an image cannot be read, or a class is too small to be split.
-    """
-    started = time.perf_counter()
-    source, target = from_root(patches_dir), from_root(cells_dir)
-    table = list_sources(patches_dir, class_names).rename(columns={"source": "path"})
-    unusable = table[table["reason"] != ""]
-    if len(unusable):
-        raise ValueError(
-            f"{shown_path(source / unusable['path'].iloc[0])} and {len(unusable) - 1} more files "
-            f"cannot be used as cells: {unusable['reason'].iloc[0]}. Move them away."
-        )
-    table = table.assign(simulated=False)
-    if not table["split"].all():
-        table = manifest.split_images(table, fractions, seed, small_classes=small_classes)
-    parameters = {"side": side, "fractions": list(fractions), "seed": seed}
-    parameters["small_classes"] = small_classes
-    key = _key(table, source, parameters)
-    if _finished(target, key):
-        return manifest.read_cells(target)
-    cells = table[["image_id", "class", "split", "simulated"]].assign(
-        cell_id=table["image_id"] + "__0000",
-        y=np.nan, x=np.nan, sigma=np.nan, touches=False, row=np.arange(len(table)),
-    )[list(manifest.CELL_COLUMNS)]  # fmt: skip
-    target.mkdir(parents=True, exist_ok=True)
-    with provenance.atomic_path(target / "patches.npy") as temporary:
-        patches = open_memmap(temporary, "w+", np.uint8, (len(cells), side, side, 3))
-        for row, path in enumerate(
-            tqdm(table["path"], desc="cells", leave=False, disable=no_bar())
-        ):
-            patches[row] = squared(read_rgb(source / path), side)
-        patches.flush()
-    _close(target, cells, parameters, key, None, started)
     return cells
 
 
@@ -216,14 +142,14 @@ def _table(images: pd.DataFrame, found: Sequence[NDArray], side: int) -> pd.Data
 
 def _write_patches(path: Path, cells: pd.DataFrame, side: int, pieces: Path) -> None:
     with provenance.atomic_path(path) as temporary:
-        patches = open_memmap(temporary, "w+", np.uint8, (len(cells), side, side, 3))
+        patches = provenance.reserved_array(temporary, (len(cells), side, side, 3))
         for image_id, rows in cells.groupby("image_id", sort=False)["row"]:
             with np.load(pieces / f"{image_id}.npz") as stored:
                 patches[rows.iloc[0] : rows.iloc[-1] + 1] = stored["patches"]
         patches.flush()
 
 
-def _key(images: pd.DataFrame, folder: Path, parameters: dict) -> str:
+def fingerprint(images: pd.DataFrame, folder: Path, parameters: dict) -> str:
     """Identify a result by all that decides it: settings, the table, and the image files."""
     files = [(folder / path).stat() for path in images["path"]]
     content = [
@@ -234,27 +160,31 @@ def _key(images: pd.DataFrame, folder: Path, parameters: dict) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _finished(target: Path, key: str) -> bool:
+def is_finished(target: Path, key: str) -> bool:
+    """Tell whether a folder holds the result with that fingerprint."""
     files = [target / name for name in ("provenance.json", "cells.csv", "patches.npy")]
     return all(f.exists() for f in files) and json.loads(files[0].read_text()).get("key") == key
 
 
-def _close(
+def close_cells(
     target: Path,
     cells: pd.DataFrame,
     parameters: dict,
     key: str,
-    images_csv: Path | None,
     started: float,
+    inputs: Sequence[Path] = (),
+    **record: object,
 ) -> None:
+    """Write ``cells.csv``, check it, and close the folder with its provenance."""
     provenance.write_csv(target / "cells.csv", cells)
     manifest.read_cells(target)
     provenance.write_provenance(
         target,
         parameters=parameters,
-        inputs=[images_csv] if images_csv else [],
+        inputs=inputs,
         seconds=time.perf_counter() - started,
         simulated=bool(cells["simulated"].any()),
         key=key,
         cells=len(cells),
+        **record,
     )

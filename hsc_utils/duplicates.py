@@ -25,16 +25,45 @@ def look(rgb: NDArray[np.uint8]) -> str:
     return str(imagehash.phash(gray, hash_size=_HASH_SIDE))
 
 
-def same_content(table: pd.DataFrame) -> pd.Series:
-    """Name for each row the first row with the same ``sha256``; empty for that one itself.
+def copies(table: pd.DataFrame) -> pd.Series:
+    """Name for each file the first one with the same bytes; empty for that one itself.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns ``source``, ``sha256``, ``class`` and ``split`` (empty where it is not given).
 
     Returns
     -------
     Series of str
         Values of ``source``.
+
+    Raises
+    ------
+    ValueError
+        If the same bytes lie under two classes or in two given subsets.
     """
     first = table.groupby("sha256", sort=False)["source"].transform("first")
-    return first.where(first != table["source"], "")
+    kept = first.where(first != table["source"], "")
+    labels = table.set_index("source")[["class", "split"]]
+    pairs = pd.DataFrame({"source": table["source"], "copy": kept})[kept != ""]
+    pairs = pairs.join(labels, on="source").join(labels.add_suffix("_of_copy"), on="copy")
+    for column, where in (("class", "under two classes"), ("split", "in two subsets")):
+        wrong = pairs[pairs[column] != pairs[f"{column}_of_copy"]]
+        if len(wrong):
+            listing = "; ".join(wrong["copy"].head(10) + " = " + wrong["source"].head(10))
+            raise ValueError(
+                f"{len(wrong)} image(s) lie {where}, byte for byte the same: {listing}"
+                f"{'; …' * (len(wrong) > 10)}. Remove the wrong one of each pair."
+            )
+    return kept
+
+
+def refused_copies(table: pd.DataFrame, kept: pd.Series) -> pd.DataFrame:
+    """List the copies that `copies` found: columns ``source`` and ``reason``."""
+    kept = kept[kept != ""]
+    reasons = "It is byte for byte the same as " + kept + ", which is kept."
+    return pd.DataFrame({"source": table.loc[kept.index, "source"], "reason": reasons})
 
 
 def similar_looks(hashes: pd.Series, names: pd.Series, bits: int = NEAR_BITS) -> pd.Series:

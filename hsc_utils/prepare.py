@@ -88,7 +88,7 @@ def prepare_images(
 
     records = usable.drop(columns="reason").merge(read_records(usable, prepared), on="source")
     images = records[records["reason"] == ""].drop(columns="reason")
-    copies = _copies(images)
+    copies = duplicates.copies(images)
     images = images[copies == ""]
     rejected = _rejected(sources, records, copies)
     tidy(prepared, set(sources["image_id"]), set(images["image_id"]))
@@ -126,30 +126,11 @@ def prepare_images(
     return manifest.read_images(prepared)
 
 
-def _copies(images: pd.DataFrame) -> pd.Series:
-    """Name for each image the identical one that is kept; stop where their labels differ."""
-    copies = duplicates.same_content(images)
-    labels = images.set_index("source")[["class", "split"]]
-    pairs = pd.DataFrame({"source": images["source"], "copy": copies})[copies != ""]
-    pairs = pairs.join(labels, on="source").join(labels.add_suffix("_of_copy"), on="copy")
-    for column, where in (("class", "under two classes"), ("split", "in two subsets")):
-        wrong = pairs[pairs[column] != pairs[f"{column}_of_copy"]]
-        if len(wrong):
-            listing = "; ".join(wrong["copy"].head(10) + " = " + wrong["source"].head(10))
-            raise ValueError(
-                f"{len(wrong)} image(s) lie {where}, byte for byte the same: {listing}"
-                f"{'; …' * (len(wrong) > 10)}. Remove the wrong one of each pair."
-            )
-    return copies
-
-
 def _rejected(sources: pd.DataFrame, records: pd.DataFrame, copies: pd.Series) -> pd.DataFrame:
     """List refused files with the reason: by their place, by their content, or as copies."""
     by_place = sources.loc[sources["reason"] != "", ["source", "reason"]]
     by_content = records.loc[records["reason"] != "", ["source", "reason"]]
-    kept = copies[copies != ""]
-    reasons = "It is byte for byte the same as " + kept + ", which is kept."
-    as_copies = pd.DataFrame({"source": records.loc[kept.index, "source"], "reason": reasons})
+    as_copies = duplicates.refused_copies(records, copies)
     return pd.concat([by_place, by_content, as_copies]).sort_values("source", ignore_index=True)
 
 

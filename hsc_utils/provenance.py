@@ -16,8 +16,10 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown
+from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -96,6 +98,23 @@ def full_disk_explained(folder: str | Path) -> Iterator[None]:
             f"The disk of {shown_path(folder)} is full. What is done is kept and nothing is "
             "torn: make room and run this again",
         ) from None
+
+
+def reserved_array(path: str | Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Open a new memory-mapped ``.npy`` file of uint8 whose place on the disk is reserved.
+
+    Without that, a full disk ends the process at the first write, without a message.
+
+    Raises
+    ------
+    OSError
+        If the disk has no room for it.
+    """
+    array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with Path(path).open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, Path(path).stat().st_size)
+    return array
 
 
 def write_json(path: str | Path, content: Mapping) -> None:

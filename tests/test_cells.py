@@ -1,8 +1,5 @@
 """Patches and their table: from images, and from ready images of single cells."""
 
-import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +10,7 @@ from test_blobs import simulated_field
 
 from hsc_utils import cells, manifest, panel, patches, tuning
 from hsc_utils.blobs import DetectionSettings, detect_cells
+from hsc_utils.ready_patches import import_patches
 from hsc_utils.truth import read_truth
 
 CLASSES = ("A", "B")
@@ -158,39 +156,10 @@ def test_png_tree(prepared):
     stored = np.load(prepared / "cells/patches.npy")[cell["row"]]
     np.testing.assert_array_equal(patches.read_rgb(path), stored)
     # what was exported comes in again as it was
-    again = cells.import_patches(prepared / "png", prepared / "other/again", side=32)
+    again = import_patches(prepared / "png", prepared / "other/again", side=32)
     assert sorted(again["split"]) == sorted(table["split"])
+    assert again["image_id"].nunique() == table["image_id"].nunique()
     assert len(np.load(prepared / "other/again/patches.npy")) == len(table)
-
-
-def test_ready_cells(tmp_path):
-    rng = np.random.default_rng(0)
-    for name in CLASSES:
-        for number in range(10):
-            shape = (30 + number, 40, 3)
-            patches.write_rgb(
-                tmp_path / f"raw/{name}/{number}.png", rng.integers(0, 256, shape, np.uint8)
-            )
-    table = cells.import_patches(tmp_path / "raw", tmp_path / "cells", side=24)
-    assert table.groupby("class")["split"].value_counts().loc["A"].to_dict() == {
-        "train": 6, "validation": 2, "test": 2,
-    }  # fmt: skip
-    assert np.load(tmp_path / "cells/patches.npy").shape == (20, 24, 24, 3)
-    assert not table["simulated"].any()
-    assert len(manifest.read_cells(tmp_path / "cells")) == 20
-    written = json.loads((tmp_path / "cells/provenance.json").read_text())
-    assert written["cells"] == 20
-
-
-def test_real_white_blood_cells(tmp_path):
-    folder = os.environ.get("HSC_TEST_DATA")
-    if not folder:
-        pytest.skip("HSC_TEST_DATA is not set: no real cells")
-    table = cells.import_patches(
-        Path(folder) / "cells/white_blood_cells", tmp_path, small_classes="train"
-    )
-    assert table["class"].value_counts()["neutrophil"] == 176
-    assert table.loc[table["class"] == "basophil", "split"].tolist() == ["train"]
 
 
 # --- truth and tuning --------------------------------------------------------------------
