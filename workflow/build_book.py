@@ -1,9 +1,10 @@
-"""Build the Jupyter Book from executed notebooks, ``build_book.py OUTPUT NOTEBOOK…``.
+"""Build the Jupyter Book from results, ``build_book.py OUTPUT TABLES NOTEBOOK…``.
 
-Pages and notebooks are put side by side in a scratch folder, so that the sources stay clean
-and any set of results can be published with the same pages.
+Pages, the sweep's tables and executed notebooks are put side by side in a scratch folder, so that
+the sources stay clean and any set of results can be published with the same pages.
 """
 
+import json
 import shutil
 import subprocess
 import sys
@@ -24,15 +25,35 @@ def folded(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def build(output: Path, notebooks: list[Path]) -> None:
+def failure(notebook: Path) -> str | None:
+    """Return why the last attempt at a notebook failed, nothing if it did not."""
+    status = notebook.parent / "status.json"
+    return json.loads(status.read_text())["failed"] if status.exists() else None
+
+
+def stand_in(notebook: Path, reason: str) -> str:
+    """Write the page of a notebook that failed."""
+    title = nbformat.read(ROOT / "notebooks" / notebook.name, as_version=4).cells[0].source
+    return (
+        f"{title.splitlines()[0]}\n\nThis step has no results here, because it failed:\n\n"
+        f"```text\n{reason}\n```\n\nThe same command tries it again.\n"
+    )
+
+
+def build(output: Path, tables: Path, notebooks: list[Path]) -> None:
     """Render pages and notebooks as HTML into a folder, warnings being errors."""
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "book"
         shutil.copytree(ROOT / "book", source)
         shutil.copy(ROOT / "data" / "README.md", source / "data_card.md")
+        shutil.copy(tables, source / "tables.md")
         (source / "notebooks").mkdir()
         for notebook in notebooks:
-            nbformat.write(folded(notebook), source / "notebooks" / notebook.name)
+            page = source / "notebooks" / notebook.name
+            if reason := failure(notebook):
+                page.with_suffix(".md").write_text(stand_in(notebook, reason))
+            else:
+                nbformat.write(folded(notebook), page)
         command = [*("jupyter-book", "build", "--warningiserror", "--keep-going"), str(source)]
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
         if finished.returncode:
@@ -42,4 +63,4 @@ def build(output: Path, notebooks: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])
+    build(Path(sys.argv[1]), Path(sys.argv[2]), [Path(name) for name in sys.argv[3:]])
