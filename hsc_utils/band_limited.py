@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import fft
 from skimage.util import img_as_float32
 
-from hsc_utils.gaussian_kernels import kernels
+from hsc_utils.gaussian_kernels import kernels, responses_at
 
 _SAMPLES_PER_SIGMA = 4.0  # grid points a sigma
 _TAPS = 4  # half-width of the interpolation kernel, in grid points
@@ -100,7 +100,11 @@ def _responses(sigma: float, length: int) -> NDArray[np.float64]:
 
 
 def maxima(
-    image: NDArray, sigmas: NDArray[np.float64], threshold: float, threshold_rel: float, most: int
+    image: NDArray,
+    sigmas: NDArray[np.float64],
+    threshold: float | None,
+    threshold_rel: float | None,
+    most: int,
 ) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
     """Return the maxima over 3×3×3 neighbours (N, 3: y, x, scale), and their responses.
 
@@ -111,9 +115,10 @@ def maxima(
     highest = max(float(plane.samples.max()) for plane in planes)
     lowest = min(float(plane.samples.min()) for plane in planes)
     doubt, tie = (share * max(abs(highest), abs(lowest)) for share in (_DOUBT, _TIE))
-    if threshold_rel:
-        highest = max(_exact(image, _peak(plane), [plane.sigma]).max() for plane in planes)
-    threshold = max(lowest if threshold == -math.inf else threshold, threshold_rel * highest)
+    threshold = lowest if threshold is None else threshold
+    if threshold_rel is not None:
+        highest = max(responses_at(image, _peak(plane), [plane.sigma]).max() for plane in planes)
+        threshold = max(threshold, threshold_rel * highest)
     found, responses = [np.empty((0, 3), int)], [np.empty(0)]
     for scale, plane in enumerate(planes):
         neighbours = planes[max(scale - 1, 0) : scale] + planes[scale + 1 : scale + 2]
@@ -128,56 +133,28 @@ def maxima(
         doubtful = (margins >= -doubt) & (values > threshold - doubt) & ~certain
         values = values.astype(float)
         nearby = [plane.sigma, *(neighbour.sigma for neighbour in neighbours)]
-        for place in np.flatnonzero(doubtful):
-            block = _exact(image, positions[place], nearby)
-            values[place] = block[0, 1, 1]
-            certain[place] = values[place] > max(threshold, block.max() - tie)
+        blocks = responses_at(image, positions[doubtful], nearby)
+        values[doubtful] = blocks[:, 0, 1, 1]
+        ceilings = blocks.max(axis=(1, 2, 3)) - tie
+        certain[doubtful] = values[doubtful] > np.maximum(threshold, ceilings)
         found.append(np.column_stack([positions, np.full(len(positions), scale)])[certain])
         responses.append(values[certain])
     found, responses = np.concatenate(found), np.concatenate(responses)
     # which of two blobs of almost equal response comes first decides which of them stays
     order = np.argsort(responses)
     gaps = np.diff(responses[order], prepend=-math.inf, append=math.inf)
-    for place in order[np.minimum(gaps[:-1], gaps[1:]) < 2 * doubt]:
-        y, x, scale = found[place]
-        responses[place] = _exact(image, np.array([y, x]), [planes[scale].sigma], reach=0)[0, 0, 0]
+    close = order[np.minimum(gaps[:-1], gaps[1:]) < 2 * doubt]
+    for scale in np.unique(found[close, 2]):
+        places = close[found[close, 2] == scale]
+        exact = responses_at(image, found[places, :2], [planes[scale].sigma], reach=0)
+        responses[places] = exact[:, 0, 0, 0]
     return found, np.round(responses / tie) if tie else responses
 
 
 def _peak(plane: Plane) -> NDArray[np.int_]:
-    """Return the pixel nearest to the highest grid point of a plane."""
+    """Return the pixel (1, 2) nearest to the highest grid point of a plane."""
     place = np.unravel_index(plane.samples.argmax(), plane.samples.shape)
-    return np.rint((np.array(place) + 0.5) * plane.spacing - 0.5).astype(int)
-
-
-def _exact(
-    image: NDArray, pixel: NDArray[np.int_], sigmas: Sequence[float], reach: int = 1
-) -> NDArray[np.float64]:
-    """Filter with scipy's own kernels at the pixels about one: (len(sigmas), 3, 3) for reach 1."""
-    count = 2 * reach + 1
-    blocks = np.empty((len(sigmas), count, count))
-    unit = 1 / np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
-    for block, sigma in zip(blocks, sigmas, strict=True):
-        offsets, smooth, bend = kernels(sigma)
-        patch = image[_window(pixel, offsets[-1] + reach, image.shape)].astype(float)
-        shifts = np.zeros((2, count, len(patch)))
-        for shift in range(count):
-            shifts[:, shift, shift : shift + len(offsets)] = smooth, bend
-        smoothed, bent = shifts[0] @ patch, shifts[1] @ patch
-        block[:] = -(sigma**2) * unit * (bent @ shifts[0].T + smoothed @ shifts[1].T)
-    return blocks
-
-
-def _window(pixel: NDArray[np.int_], reach: int, shape: tuple[int, ...]) -> tuple:
-    """Index a square about a pixel, mirrored where it leaves the image."""
-    start, stop = pixel - reach, pixel + reach + 1
-    if (start >= 0).all() and (stop <= shape).all():
-        return slice(start[0], stop[0]), slice(start[1], stop[1])
-    indices = []
-    for first, last, count in zip(start, stop, shape, strict=True):
-        index = np.arange(first, last)
-        indices.append((np.abs((index + 0.5 + count) % (2 * count) - count) - 0.5).astype(int))
-    return np.ix_(*indices)
+    return np.rint((np.array([place]) + 0.5) * plane.spacing - 0.5).astype(int)
 
 
 def _candidates(

@@ -1,4 +1,4 @@
-"""Cells in an image by LoG, DoG or DoH, and how well they agree with true centres."""
+"""Cells in an image by LoG, DoG or DoH."""
 
 import json
 import math
@@ -7,11 +7,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial import distance
+from numpy.typing import NDArray
 from skimage import feature
 
+from hsc_utils.matching import match_detections
 from hsc_utils.provenance import from_root, shown_path, write_json
 from hsc_utils.scale_space import blob_log
 from hsc_utils.search import search_image
@@ -203,51 +202,3 @@ def _roundness(image: NDArray[np.float32], y: float, x: float, sigma: float) -> 
     xy = slope @ patch @ slope
     mean, spread = (yy + xx) / 2, math.hypot((yy - xx) / 2, xy)
     return (mean + spread) / (mean - spread) if mean < 0 else 0.0
-
-
-def match_detections(found: ArrayLike, truth: ArrayLike, max_distance: float) -> dict[str, float]:
-    """Pair detections with true centres one to one, and score them.
-
-    As many pairs as possible are made within the distance, and of all such pairings
-    the one with the smallest sum of distances.
-
-    Parameters
-    ----------
-    found, truth : array_like, shape (N, 2 or more) and (M, 2 or more)
-        y and x of each in px; further columns are not looked at.
-    max_distance : float
-        Largest distance of a pair in px, such as the radius of the smallest cell.
-
-    Returns
-    -------
-    dict
-        ``precision``, ``recall``, ``f1`` in [0, 1] (NaN where there is nothing to divide
-        by); ``found``, ``true``, ``matched`` counts; ``error``, the mean distance of a pair
-        in px; ``split``, detections left over that lie within the distance of a true
-        centre another one was paired with; ``merged``, true centres left over likewise.
-    """
-    found, truth = (
-        np.asarray(points, float)[:, :2] if len(points) else np.empty((0, 2))
-        for points in (found, truth)
-    )
-    if not max_distance > 0:
-        raise ValueError(f"max_distance must be positive, but is {max_distance}.")
-    apart = distance.cdist(found, truth)
-    near = apart <= max_distance
-    # a pair more always outweighs any saving in distance
-    reward = max_distance * (min(apart.shape, default=0) + 1)
-    rows, columns = linear_sum_assignment(np.where(near, apart - reward, 0))
-    paired = near[rows, columns]
-    rows, columns = rows[paired], columns[paired]
-    matched = len(rows)
-    return {
-        "precision": matched / len(found) if len(found) else math.nan,
-        "recall": matched / len(truth) if len(truth) else math.nan,
-        "f1": 2 * matched / (len(found) + len(truth)) if len(found) + len(truth) else math.nan,
-        "found": len(found),
-        "true": len(truth),
-        "matched": matched,
-        "error": float(apart[rows, columns].mean()) if matched else math.nan,
-        "split": int(np.delete(near, rows, axis=0).any(axis=1).sum()),
-        "merged": int(np.delete(near, columns, axis=1).any(axis=0).sum()),
-    }

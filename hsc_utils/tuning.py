@@ -18,7 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from hsc_utils.blobs import DetectionSettings, detect_in, match_detections, searched
+from hsc_utils.blobs import DetectionSettings, detect_in, searched
+from hsc_utils.matching import match_detections
 from hsc_utils.patches import read_rgb
 from hsc_utils.provenance import from_root, no_bar
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import linear_sum_assignment
 from skimage import data, feature
 from skimage.draw import disk
 
-from hsc_utils import blobs
+from hsc_utils import blobs, scale_space
 from hsc_utils.blobs import DetectionSettings, blob_log, detect_cells, match_detections
+from hsc_utils.matching import agreement
 
 
 def simulated_field(size=384, count=14, seed=0, noise=0.01):
@@ -38,16 +38,6 @@ def simulated_field(size=384, count=14, seed=0, noise=0.01):
     return np.repeat(grey[:, :, None], 3, axis=2), np.array(cells)
 
 
-def agreement(found, reference, step):
-    """F1 of two sets of blobs within 2 px and one scale step."""
-    if not len(found) or not len(reference):
-        return float(len(found) == len(reference))
-    apart = np.hypot(*(found[:, None, :2] - reference[None, :, :2]).transpose(2, 0, 1))
-    near = (apart <= 2) & (np.abs(found[:, None, 2] - reference[None, :, 2]) <= step + 1e-6)
-    rows, columns = linear_sum_assignment(~near)
-    return 2 * near[rows, columns].sum() / (len(found) + len(reference))
-
-
 def real_data():
     folder = os.environ.get("HSC_TEST_DATA")
     if not folder:
@@ -58,6 +48,14 @@ def real_data():
 # --- blob_log against scikit-image -------------------------------------------------------
 
 
+@pytest.fixture(autouse=True, scope="module")
+def fast_route():
+    """Take the fast route on small images as well, which by default go the plain one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scale_space, "_SMALL", 0)
+        yield
+
+
 CASES = {
     "defaults": {},
     "cells": {"min_sigma": 8, "max_sigma": 20, "num_sigma": 5, "threshold": 0.05},
@@ -66,6 +64,7 @@ CASES = {
     "relative only": {
         "min_sigma": 6, "max_sigma": 12, "num_sigma": 3, "threshold": None, "threshold_rel": 0.4,
     },
+    "everything": {"min_sigma": 6, "max_sigma": 12, "num_sigma": 3, "threshold": None},
     "border": {"min_sigma": 6, "max_sigma": 12, "num_sigma": 3, "threshold": 0.05,
                "exclude_border": 20},
     "border by axis": {"min_sigma": 6, "max_sigma": 12, "num_sigma": 3, "threshold": 0.05,
@@ -73,6 +72,8 @@ CASES = {
     "one sigma": {"min_sigma": 10, "max_sigma": 10, "num_sigma": 1, "threshold": 0.05},
     "no overlap": {"min_sigma": 6, "max_sigma": 20, "num_sigma": 4, "threshold": 0.05,
                    "overlap": 0},
+    "any overlap": {"min_sigma": 3, "max_sigma": 12, "num_sigma": 5, "threshold": 0.02,
+                    "overlap": 1},
 }  # fmt: skip
 
 
@@ -84,6 +85,42 @@ def test_exact_is_scikit_image(case):
         found = blob_log(image, **case, exact=True)
         assert found.dtype == expected.dtype
         np.testing.assert_array_equal(found, expected)
+
+
+def plateaus(kind):
+    """Return smooth noise clipped at both ends, as a saturated camera gives it."""
+    smooth = cv2.GaussianBlur(np.random.default_rng(0).normal(size=(150, 180)), (0, 0), 6)
+    clipped = (np.clip(smooth, -0.02, 0.02) + 0.02) / 0.04
+    return (clipped * np.iinfo(kind).max if kind.kind in "ui" else clipped).astype(kind)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("kind", ["i2", "f2", "f4", "?"])
+def test_exact_on_plateaus_of_every_type(kind, case):
+    image = plateaus(np.dtype(kind))
+    expected = feature.blob_log(image, **case)
+    found = blob_log(image, **case, exact=True)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["u1", "f4", "f8"])
+def test_default_on_plateaus(kind):
+    image = plateaus(np.dtype(kind))
+    expected = feature.blob_log(image, 3, 12, 5, threshold=0.05)
+    assert len(expected) > 40
+    assert agreement(blob_log(image, 3, 12, 5, threshold=0.05), expected, 2.25) >= 0.995
+
+
+def test_small_images_go_the_plain_route(monkeypatch):
+    """There scipy's own filters take less time than a search for candidates."""
+    monkeypatch.setattr(scale_space, "_SMALL", 500_000)
+    monkeypatch.setattr(scale_space.band_limited, "maxima", lambda *_: pytest.fail("fast route"))
+    options = {"min_sigma": 1, "max_sigma": 5, "num_sigma": 5, "threshold": 0.03}
+    image = plateaus(np.dtype("u1"))
+    np.testing.assert_array_equal(blob_log(image, **options), feature.blob_log(image, **options))
+    with pytest.raises(pytest.fail.Exception, match="fast route"):
+        blob_log(data.coins(), **options)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -152,7 +189,13 @@ def test_rotating_the_image_rotates_the_blobs():
         (np.zeros((9, 9)), {"min_sigma": 5, "max_sigma": 2}, "min_sigma <= max_sigma"),
         (np.zeros((9, 9)), {"min_sigma": 0}, "0 < min_sigma"),
         (np.zeros((9, 9)), {"num_sigma": 0}, "num_sigma"),
+        (np.full((9, 9), np.inf), {}, "infinite"),
+        (np.zeros((0, 9)), {}, "empty"),
+        (np.zeros((9, 9)), {"threshold": -1}, "negative"),
         (np.zeros((9, 9)), {"exclude_border": True}, "exclude_border"),
+        (np.zeros((9, 9)), {"exclude_border": (1, 2, 3)}, "exclude_border"),
+        (np.zeros((9, 9)), {"exclude_border": 1.5}, "exclude_border"),
+        (np.zeros((9, 9)), {"exclude_border": -1}, "negative"),
     ],
 )
 def test_impossible_input(image, options, message):
