@@ -26,6 +26,9 @@ book: .venv/.ready  ## build the demo's book again (runs whatever of the demo is
 paper: .venv/.ready  ## the paper's settings on the paper's data in data/raw: every backbone, both levels
 	$(SNAKEMAKE) --configfile workflow/config/paper.yaml
 
+sweep: .venv/.ready  ## the demo's data, three seeds, every subset of slices: tables with a spread
+	$(SNAKEMAKE) --configfile workflow/config/sweep.yaml
+
 notebooks: .venv/.ready  ## store the demo's outputs in notebooks/ (runs whatever of the demo is missing)
 	$(SNAKEMAKE) --configfile workflow/config/demo.yaml --forcerun store -- store
 
@@ -52,4 +55,4 @@ clean:  ## delete the demo's results and caches (keeps .venv and data)
 	awk '/^uv==/ {pin = 1} pin {print} pin && !/\\$$/ {exit}' requirements.txt > .uv/requirements.txt
 	.uv/bin/python -m pip install --quiet --require-hashes -r .uv/requirements.txt
 
-.PHONY: help demo test lab book paper notebooks lint lock clean
+.PHONY: help demo test lab book paper sweep notebooks lint lock clean

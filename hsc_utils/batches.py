@@ -1,13 +1,15 @@
 """Images and cells as arrays, and batches of them on the device.
 
 Pixels stay uint8 until a batch lies on the device; there it is normalised and augmented as a
-whole, so that the processor's cores are left to the model.
+whole (see `augmentation`), so that the processor's cores are left to the model.
 """
 
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -15,10 +17,10 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
+from hsc_utils.patches import read_rgb
 from hsc_utils.provenance import atomic_path, from_root, no_bar, shown_path
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -57,83 +59,6 @@ def normalise(images: Tensor, config: Mapping) -> Tensor:
     if channels != [0, 1, 2]:
         images = images[..., channels]
     return ((images - mean) / std).permute(0, 3, 1, 2)
-
-
-def augment(
-    images: Tensor, *, flip: float, translation: float, rotation: float, scaling: float
-) -> Tensor:
-    """Flip, rotate, scale and shift each image of a batch at random, in one resampling.
-
-    Pixels from outside the image are 0, which after `normalise` is the mean colour; values
-    between pixels are interpolated linearly. Randomness comes from torch's global generator.
-
-    Parameters
-    ----------
-    images : Tensor
-        Normalised float (N, C, S, S), on any device.
-    flip : float
-        Probability of a horizontal, and independently of a vertical, flip, in [0, 1].
-    translation : float
-        Largest shift along each axis, as a fraction of the side, in [0, 1].
-    rotation : float
-        Largest angle, either way, in degrees.
-    scaling : float
-        Largest change of size, as a fraction: factors lie in ``[1 - scaling, 1 + scaling]``.
-
-    Returns
-    -------
-    Tensor
-        Like `images`.
-    """
-    drawn = torch.rand(len(images), 6, device=images.device)
-    mirror = torch.where(drawn[:, :2] < flip, -1.0, 1.0)
-    angle = torch.deg2rad((2 * drawn[:, 2] - 1) * rotation)
-    size = 1 + (2 * drawn[:, 3] - 1) * scaling
-    shift = (2 * drawn[:, 4:] - 1) * translation * 2  # the grid's side is 2
-    theta = sampling_matrices(mirror, angle, size, shift)
-    grid = functional.affine_grid(theta.to(images), list(images.shape), align_corners=False)
-    moved = functional.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
-    return moved.contiguous(memory_format=torch.channels_last)
-
-
-def augmented_pictures(
-    pictures: np.ndarray, ranges: Mapping[str, float], times: int, seed: int
-) -> np.ndarray:
-    """Augment pictures for a reader, `times` over: uint8 (times, N, S, S, 3)."""
-    torch.manual_seed(seed)
-    mean = pictures.mean(axis=(0, 1, 2))
-    centred = torch.from_numpy(pictures - mean).permute(0, 3, 1, 2).float()
-    moved = torch.stack([augment(centred, **ranges) for _ in range(times)])
-    moved = moved.permute(0, 1, 3, 4, 2).numpy() + mean
-    return moved.round().clip(0, 255).astype(np.uint8)
-
-
-def sampling_matrices(mirror: Tensor, angle: Tensor, size: Tensor, shift: Tensor) -> Tensor:
-    """Say where each pixel of a moved image comes from.
-
-    An image is mirrored, then scaled, then turned about its centre, then shifted; sampling
-    needs the way back.
-
-    Parameters
-    ----------
-    mirror : (N, 2)
-        1 or -1 along x and y.
-    angle : (N,)
-        Clockwise as displayed (y points down), in radians.
-    size : (N,)
-        Factor of magnification.
-    shift : (N, 2)
-        Along x and y, in units of half the side.
-
-    Returns
-    -------
-    Tensor
-        (N, 2, 3), as `torch.nn.functional.affine_grid` takes it.
-    """
-    cosine, sine = angle.cos(), angle.sin()
-    turn_back = torch.stack([cosine, sine, -sine, cosine], dim=1).view(-1, 2, 2)
-    back = mirror[:, :, None] * turn_back / size[:, None, None]
-    return torch.cat([back, -back @ shift[:, :, None]], dim=2)
 
 
 def resize(arrays: np.ndarray, size: int) -> np.ndarray:
@@ -188,17 +113,9 @@ def image_arrays(
     paths = [from_root(prepared_dir) / path for path in images["path"]]
     cache = from_root(cache_dir) / f"images-{size}px-{_identity(images, paths, size)}.npy"
     if not cache.exists():
-        with atomic_path(cache) as temporary:
-            array = np.lib.format.open_memmap(
-                temporary, mode="w+", dtype=np.uint8, shape=(len(paths), size, size, 3)
-            )
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                decoded = pool.map(lambda path: _resize_one(_read_rgb(path), size), paths)
-                for row, image in enumerate(
-                    tqdm(decoded, "decoding", len(paths), disable=no_bar())
-                ):
-                    array[row] = image
-            array.flush()
+        with _alone(cache):
+            if not cache.exists():
+                _decode(paths, cache, size)
     return np.load(cache, mmap_mode="r")
 
 
@@ -291,13 +208,25 @@ def _identity(images: pd.DataFrame, paths: list[Path], size: int) -> str:
     return identity.hexdigest()[:16]
 
 
-def _read_rgb(path: Path) -> np.ndarray:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(
-            f"{shown_path(path)} cannot be decoded. Delete it and run notebook 01 again."
+@contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    """Wait while another process, such as another run of the sweep, makes the same cache."""
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with cache.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed, or its owner dies
+        yield
+
+
+def _decode(paths: list[Path], cache: Path, size: int) -> None:
+    with atomic_path(cache) as temporary:
+        array = np.lib.format.open_memmap(
+            temporary, mode="w+", dtype=np.uint8, shape=(len(paths), size, size, 3)
         )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            decoded = pool.map(lambda path: _resize_one(read_rgb(path), size), paths)
+            for row, image in enumerate(tqdm(decoded, "decoding", len(paths), disable=no_bar())):
+                array[row] = image
+        array.flush()
 
 
 def _resize_one(array: np.ndarray, size: int) -> np.ndarray:

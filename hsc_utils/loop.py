@@ -5,6 +5,7 @@ jobs. A step's randomness depends on the seed and its number alone, so that an i
 run, started again, ends with the weights of an uninterrupted one.
 """
 
+import ctypes
 import logging
 import os
 import sys
@@ -18,14 +19,14 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from hsc_utils import batches, metrics, models
+from hsc_utils import batches, models
+from hsc_utils.classifier import VALIDATION_SCORES, Classifier, device_name, precision
 from hsc_utils.provenance import write_csv
 
-VALIDATION_SCORES = ("val_loss", "val_balanced_accuracy", "val_auroc")
-AUGMENTATION = ("flip", "translation", "rotation", "scaling")
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def fit(
@@ -63,6 +64,7 @@ def fit(
     ValueError
         If the loss is not finite.
     """
+    keep_freed_memory()
     torch.manual_seed(config["seed"])
     model = models.build_model(
         config["architecture"],
@@ -71,7 +73,7 @@ def fit(
         len(config["channels"]),
     )
     shares = _class_shares(samples, config["class_names"])
-    classifier = _Classifier(model.to(memory_format=torch.channels_last), config, shares)
+    classifier = Classifier(model.to(memory_format=torch.channels_last), config, shares)
     trainer = _trainer(directory, config, devices, tensorboard)
     last = directory / "checkpoints" / "last.ckpt"
     try:
@@ -82,7 +84,7 @@ def fit(
             ckpt_path=str(last) if last.exists() else None,
         )
     except RuntimeError as error:
-        if "memory" not in str(error):
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         raise MemoryError(
             f"A batch of {config['batch_size']} at {config['input_size']} px does not fit into "
@@ -127,60 +129,16 @@ def predict(
     )
 
 
-def device_name() -> str:
-    """Name the device that models train on, with the precision, for the record."""
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()} ({_precision()})"
-    return f"CPU, {torch.get_num_threads()} threads ({_precision()})"
+def keep_freed_memory() -> None:
+    """Let a CPU's training reuse the memory that the step before has freed.
 
-
-class _Classifier(lightning.LightningModule):
-    """Adam on cross-entropy, batches normalised and augmented on the device."""
-
-    def __init__(self, model: nn.Module, config: dict, shares: np.ndarray):
-        super().__init__()
-        self.model, self.config = model, config
-        weights = 1 / (len(shares) * shares) if config["imbalance"] == "weights" else shares**0
-        self.register_buffer("class_weights", torch.tensor(weights, dtype=torch.float32), False)
-        self.train_losses: list[Tensor] = []
-        self.validated: list[tuple[Tensor, Tensor]] = []
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self.config["learning_rate"])
-
-    def on_train_epoch_start(self) -> None:
-        self.train_losses.clear()
-
-    def on_after_batch_transfer(self, batch: tuple, dataloader_idx: int) -> tuple:
-        pixels, labels = batch
-        images = batches.normalise(pixels, self.config)
-        if self.trainer.training:
-            # the step's own seed: a resumed run then draws what an uninterrupted one would
-            torch.manual_seed(hash((self.config["seed"], self.global_step, self.global_rank)))
-            images = batches.augment(images, **{key: self.config[key] for key in AUGMENTATION})
-        return images, labels
-
-    def training_step(self, batch: tuple, batch_idx: int) -> Tensor:
-        images, labels = batch
-        loss = functional.cross_entropy(self.model(images), labels, self.class_weights)
-        self.train_losses.append(loss.detach())
-        return loss
-
-    def validation_step(self, batch: tuple, batch_idx: int) -> None:
-        images, labels = batch
-        self.validated.append((self.model(images).float(), labels))
-
-    def on_validation_epoch_end(self) -> None:
-        logits, labels = (torch.cat(parts) for parts in zip(*self.validated, strict=True))
-        self.validated.clear()
-        loss = functional.cross_entropy(logits, labels, self.class_weights)
-        scores = {"val_loss": loss, "val_balanced_accuracy": np.nan, "val_auroc": np.nan}
-        if logits.isfinite().all():
-            probabilities = logits.softmax(1).cpu().numpy()
-            found = metrics.score(labels.cpu().numpy(), probabilities, self.config["class_names"])
-            scores["val_balanced_accuracy"] = found["balanced_accuracy"]
-            scores["val_auroc"] = found["auroc"]
-        self.log_dict(scores)
+    glibc hands large blocks back to the system, which must clear them when they are asked for
+    again: a tenth of a step. Other C libraries have no such setting, and are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and not torch.cuda.is_available():
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 class _History(Callback):
@@ -239,7 +197,7 @@ def _trainer(directory: Path, config: dict, devices: int, tensorboard: bool) -> 
     return lightning.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         devices=devices,
-        precision=_precision(),
+        precision=precision(),
         max_epochs=config["max_epochs"],
         callbacks=[
             _History(directory / "history.csv", quiet=interactive),
@@ -295,15 +253,6 @@ def _class_shares(samples: pd.DataFrame, class_names: list[str]) -> np.ndarray:
     """Return each class's share of the training samples, float (K,), summing to 1."""
     trained = samples.loc[samples["split"] == "train", "class"]
     return trained.value_counts(normalize=True)[class_names].to_numpy()
-
-
-def _precision() -> str:
-    """Choose bfloat16 where the hardware computes with it, otherwise single precision."""
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-    capabilities = torch.cpu.get_capabilities()
-    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return "bf16-mixed" if fast else "32-true"
 
 
 def _silence() -> None:

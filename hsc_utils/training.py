@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import save_file
 
-from hsc_utils import batches, loop, metrics, models, reference
+from hsc_utils import batches, classifier, loop, metrics, reference
 from hsc_utils.provenance import from_root, shown_path, write_json, write_provenance
+from hsc_utils.weights import starting_weights
 
 SUBSETS = ("train", "validation", "test")
 IMBALANCE = ("weights", "sampler", "none")
@@ -29,7 +30,7 @@ class TrainingSettings:
     architecture : str
         Backbone, see `models.build_model`.
     weights : str
-        ``imagenet``, ``none``, a path, or ``auto`` (see `models.starting_weights`).
+        ``imagenet``, ``none``, a path, or ``auto`` (see `weights.starting_weights`).
     seed : int
         Seed of the head, the order of samples and the augmentation.
     channels : tuple of int
@@ -48,7 +49,7 @@ class TrainingSettings:
     normalisation : str
         ``training``: mean and spread of the training subset; ``imagenet``: ImageNet's.
     flip, translation, rotation, scaling : float
-        Ranges of the augmentation, see `batches.augment`.
+        Ranges of the augmentation, see `augmentation.augment`.
     """
 
     architecture: str
@@ -84,8 +85,8 @@ class TrainingSettings:
             )
 
     def augmentation(self) -> dict[str, float]:
-        """Return the ranges that `batches.augment` takes."""
-        return {name: getattr(self, name) for name in loop.AUGMENTATION}
+        """Return the ranges that `augmentation.augment` takes."""
+        return {name: getattr(self, name) for name in classifier.AUGMENTATION}
 
 
 def train(
@@ -229,7 +230,7 @@ def _config(samples: pd.DataFrame, arrays: np.ndarray, settings: TrainingSetting
         "class_names": class_names,
         **asdict(settings),
         "channels": list(settings.channels),
-        "weights_used": models.starting_weights(settings.weights, settings.architecture),
+        "weights_used": starting_weights(settings.weights, settings.architecture),
         "mean": [mean[channel] for channel in settings.channels],
         "std": [std[channel] for channel in settings.channels],
         "samples_sha256": identity.hexdigest(),

@@ -1,4 +1,5 @@
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsc_utils import batches
+from hsc_utils import augmentation, batches
 
 CONFIG = {
     "channels": [0, 1, 2],
@@ -20,7 +21,7 @@ STILL = {"flip": 0.0, "translation": 0.0, "rotation": 0.0, "scaling": 0.0}
 
 
 def move(images, mirror=(1, 1), degrees=0.0, size=1.0, shift=(0.0, 0.0)):
-    theta = batches.sampling_matrices(
+    theta = augmentation.sampling_matrices(
         torch.tensor([mirror], dtype=torch.float64),
         torch.deg2rad(torch.tensor([degrees], dtype=torch.float64)),
         torch.tensor([size], dtype=torch.float64),
@@ -48,7 +49,7 @@ def test_known_moves_move_a_known_pattern(pattern):
 def test_order_is_mirror_then_scale_then_turn_then_shift():
     point = torch.tensor([0.5, 0.25, 1.0], dtype=torch.float64)
     mirror, angle, size, shift = (-1.0, 1.0), 0.7, 1.2, (0.1, -0.05)
-    theta = batches.sampling_matrices(
+    theta = augmentation.sampling_matrices(
         torch.tensor([mirror], dtype=torch.float64),
         torch.tensor([angle], dtype=torch.float64),
         torch.tensor([size], dtype=torch.float64),
@@ -71,15 +72,15 @@ def test_order_is_mirror_then_scale_then_turn_then_shift():
 def test_random_moves_stay_within_the_stated_ranges(seed, translation, rotation, scaling, flip):
     torch.manual_seed(seed)
     seen = {}
-    original = batches.sampling_matrices
+    original = augmentation.sampling_matrices
 
     def remember(mirror, angle, size, shift):
         seen.update(mirror=mirror, angle=angle, size=size, shift=shift)
         return original(mirror, angle, size, shift)
 
-    batches.sampling_matrices = remember
+    augmentation.sampling_matrices = remember
     try:
-        moved = batches.augment(
+        moved = augmentation.augment(
             torch.rand(64, 1, 4, 4),
             flip=flip,
             translation=translation,
@@ -87,7 +88,7 @@ def test_random_moves_stay_within_the_stated_ranges(seed, translation, rotation,
             scaling=scaling,
         )
     finally:
-        batches.sampling_matrices = original
+        augmentation.sampling_matrices = original
     assert moved.shape == (64, 1, 4, 4)
     assert torch.rad2deg(seen["angle"]).abs().max() <= rotation + 1e-3
     assert (seen["size"] - 1).abs().max() <= scaling + 1e-6
@@ -101,13 +102,13 @@ def test_random_moves_stay_within_the_stated_ranges(seed, translation, rotation,
 
 def test_a_still_augmentation_changes_nothing():
     images = torch.rand(3, 3, 20, 20)
-    assert torch.allclose(batches.augment(images, **STILL), images, atol=1e-5)
+    assert torch.allclose(augmentation.augment(images, **STILL), images, atol=1e-5)
 
 
 def test_each_image_moves_its_own_way_and_leaves_the_mean_colour_behind():
     torch.manual_seed(0)
     images = torch.ones(8, 1, 32, 32)
-    moved = batches.augment(images, **{**STILL, "translation": 0.1})
+    moved = augmentation.augment(images, **{**STILL, "translation": 0.1})
     assert len({moved[k].sum().item() for k in range(8)}) == 8
     assert moved.min() == 0
 
@@ -202,9 +203,20 @@ def test_images_are_decoded_once_into_rgb(prepared, monkeypatch):
     arrays = batches.image_arrays(images, folder, folder / "cache", 20)
     expected = cv2.resize(images["rgb"][2], (20, 20), interpolation=cv2.INTER_AREA)
     assert (arrays[2] == expected).all() and arrays.dtype == np.uint8
-    monkeypatch.setattr(batches, "_read_rgb", None)  # not called again
+    monkeypatch.setattr(batches, "read_rgb", None)  # not called again
     assert (batches.image_arrays(images, folder, folder / "cache", 20) == arrays).all()
-    assert len(list((folder / "cache").iterdir())) == 1
+    assert len(list((folder / "cache").glob("*.npy"))) == 1
+
+
+def test_runs_side_by_side_make_the_cache_together(prepared):
+    """Each ends with the whole array; without waiting, one would move away the other's file."""
+    folder, images = prepared
+    many = pd.concat([images] * 40, ignore_index=True)
+    with ThreadPoolExecutor(4) as pool:
+        made = [
+            pool.submit(batches.image_arrays, many, folder, folder / "cache", 20) for _ in range(4)
+        ]
+    assert all((run.result() == made[0].result()).all() for run in made)
 
 
 def test_changed_images_or_sizes_are_decoded_anew(prepared):
@@ -221,9 +233,9 @@ def test_changed_images_or_sizes_are_decoded_anew(prepared):
 def test_missing_and_damaged_images_are_named(prepared):
     folder, images = prepared
     (folder / "images/1.png").write_bytes(b"broken")
-    with pytest.raises(ValueError, match=r"images/1\.png cannot be decoded.*notebook 01"):
+    with pytest.raises(ValueError, match=r"images/1\.png cannot be read as an image.*again"):
         batches.image_arrays(images, folder, folder / "cache", 20)
-    assert not list((folder / "cache").iterdir())
+    assert not list((folder / "cache").glob("*.npy*"))
     (folder / "images/1.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"images/1\.png .*missing"):
         batches.image_arrays(images, folder, folder / "cache", 20)
@@ -231,6 +243,6 @@ def test_missing_and_damaged_images_are_named(prepared):
 
 def test_pictures_are_augmented_for_a_reader():
     pictures = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
-    still = batches.augmented_pictures(pictures, STILL, times=3, seed=0)
+    still = augmentation.augmented_pictures(pictures, STILL, times=3, seed=0)
     assert still.shape == (3, 2, 16, 16, 3) and still.dtype == np.uint8
     assert np.abs(still.astype(int) - pictures).max() <= 1

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from hsc_utils import metrics
+from hsc_utils import image_sums, metrics
 
 CLASSES = ["LT-HSC", "ST-HSC", "MPP"]
 
@@ -71,7 +71,7 @@ def test_scores_agree_with_scikit_learn_and_with_counting(sample):
 def test_the_calibration_error_is_the_mean_gap_between_confidence_and_accuracy(sample):
     truth, probabilities = sample
     confidence, hit = probabilities.max(1), probabilities.argmax(1) == truth
-    bins = np.minimum(np.floor(confidence * metrics.ECE_BINS), metrics.ECE_BINS - 1)
+    bins = np.minimum(np.floor(confidence * image_sums.ECE_BINS), image_sums.ECE_BINS - 1)
     by_hand = sum(
         (bins == b).mean() * abs(confidence[bins == b].mean() - hit[bins == b].mean())
         for b in np.unique(bins)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hsc_utils import models, reference
+from hsc_utils import models, reference, weights
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def cache(tmp_path, monkeypatch):
         raise OSError("no network in tests")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(models.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(weights.urllib.request, "urlopen", refuse)
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     return folder
@@ -56,7 +56,7 @@ def test_imagenet_weights_come_from_the_cache(cache):
     model = models.build_model("resnet18", 3, "imagenet")
     assert torch.equal(model.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
     assert model.fc.out_features == 3
-    assert models.starting_weights("auto", "resnet18") == "imagenet"
+    assert weights.starting_weights("auto", "resnet18") == "imagenet"
 
 
 def test_densenets_old_key_names_are_understood(cache):
@@ -87,11 +87,11 @@ def test_a_gray_image_gives_the_pretrained_response_whatever_the_number_of_slice
 
 def test_missing_weights_say_which_file_to_put_where(cache):
     with pytest.raises(
-        models.WeightsError, match=r"resnet18-f37072fd\.pth .*hub/checkpoints of TORCH_HOME"
+        weights.WeightsError, match=r"resnet18-f37072fd\.pth .*hub/checkpoints of TORCH_HOME"
     ):
         models.build_model("resnet18")
-    assert models.starting_weights("auto", "resnet18") == "none"
-    assert models.starting_weights("imagenet", "resnet18") == "imagenet"
+    assert weights.starting_weights("auto", "resnet18") == "none"
+    assert weights.starting_weights("imagenet", "resnet18") == "imagenet"
 
 
 def test_a_silent_network_costs_seconds(cache, monkeypatch):
@@ -99,11 +99,11 @@ def test_a_silent_network_costs_seconds(cache, monkeypatch):
         time.sleep(3)
         raise TimeoutError
 
-    monkeypatch.setattr(models.urllib.request, "urlopen", hang)
-    monkeypatch.setattr(models, "NETWORK_SECONDS", 0.2)
+    monkeypatch.setattr(weights.urllib.request, "urlopen", hang)
+    monkeypatch.setattr(weights, "NETWORK_SECONDS", 0.2)
     started = time.perf_counter()
-    with pytest.raises(models.WeightsError, match="does not answer"):
-        models.imagenet_file("resnet18")
+    with pytest.raises(weights.WeightsError, match="does not answer"):
+        weights.imagenet_file("resnet18")
     assert time.perf_counter() - started < 2
 
 
@@ -119,9 +119,9 @@ def test_weights_given_as_a_path(tmp_path):
 def test_weights_that_do_not_fit_say_where(tmp_path):
     path = tmp_path / "five.safetensors"
     save_file(models.build_model("resnet18", 5, "none").state_dict(), path)
-    with pytest.raises(models.WeightsError, match=r"fc\.weight is \(5, 512\) instead of \(3, 512"):
+    with pytest.raises(weights.WeightsError, match=r"fc\.weight is \(5, 512\) instead of \(3, 512"):
         models.build_model("resnet18", 3, path)
-    with pytest.raises(models.WeightsError, match=r"does not fit resnet34: .*is missing"):
+    with pytest.raises(weights.WeightsError, match=r"does not fit resnet34: .*is missing"):
         models.build_model("resnet34", 5, path)
 
 
@@ -131,17 +131,17 @@ class Malicious:
 
 
 def test_unreadable_weights_are_named(tmp_path):
-    with pytest.raises(models.WeightsError, match=r"there is no file .*none\.pth"):
+    with pytest.raises(weights.WeightsError, match=r"there is no file .*none\.pth"):
         models.build_model("resnet18", 3, tmp_path / "none.pth")
     for name in ("broken.pth", "broken.safetensors"):
         (tmp_path / name).write_bytes(b"not weights")
-        with pytest.raises(models.WeightsError, match=rf"{name} cannot be read"):
+        with pytest.raises(weights.WeightsError, match=rf"{name} cannot be read"):
             models.build_model("resnet18", 3, tmp_path / name)
     torch.save({"code": Malicious()}, tmp_path / "code.pth")
-    with pytest.raises(models.WeightsError, match="something other than tensors"):
+    with pytest.raises(weights.WeightsError, match="something other than tensors"):
         models.build_model("resnet18", 3, tmp_path / "code.pth")
     torch.save({"epoch": 3}, tmp_path / "no_state.pth")
-    with pytest.raises(models.WeightsError, match="no state dict"):
+    with pytest.raises(weights.WeightsError, match="no state dict"):
         models.build_model("resnet18", 3, tmp_path / "no_state.pth")
 
 

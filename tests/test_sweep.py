@@ -6,6 +6,7 @@ import sys
 import nbformat
 import numpy as np
 import pytest
+import yaml
 
 from hsc_utils import reference, sweep
 from hsc_utils.provenance import ROOT
@@ -110,3 +111,21 @@ def test_the_book_stands_in_for_a_failed_step(tmp_path):
     (tmp_path / "status.json").write_text(json.dumps({"failed": "no model"}))
     text = book.stand_in(notebook, book.failure(notebook))
     assert text.startswith("# 06") and "no model" in text
+
+
+def test_the_simulated_sweep_shares_the_demos_data():
+    """Any other setting would make the data again, in the demo's own folder."""
+    demo, several = (
+        yaml.safe_load((ROOT / "workflow" / "config" / f"{name}.yaml").read_text())
+        for name in ("demo", "sweep")
+    )
+    for step in ("01_data_preparation", "02_blob_tuning"):
+        assert several[step] == demo[step]
+    for step in ("03_image_level_training", "04_cell_level_training"):
+        moved = {
+            name: value.replace("results/demo/runs", "results/sweep/runs")
+            if isinstance(value, str)
+            else value
+            for name, value in demo[step].items()
+        }
+        assert several[step] == moved
