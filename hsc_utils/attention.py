@@ -2,10 +2,68 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from torch import nn
+from tqdm.auto import tqdm
+
+from hsc_utils import batches, explain, masks
+from hsc_utils.provenance import no_bar
+
+_BATCH = 256  # patches in memory at a time, with their maps and labels
+
+
+def measure_cells(
+    model: nn.Module,
+    config: Mapping,
+    patches: np.ndarray,
+    cells: pd.DataFrame,
+    layers: Mapping[int, str],
+    find_labels: Callable[[pd.DataFrame, np.ndarray], np.ndarray],
+) -> pd.DataFrame:
+    """Explain cells at several depths of a network and keep only `cell_numbers`.
+
+    Maps and labels are made for a few patches at a time and dropped, so that memory does not
+    grow with the number of cells.
+
+    Parameters
+    ----------
+    model, config
+        From `models.load_run`.
+    patches : ndarray
+        uint8 (M, side, side, 3), such as ``patches.npy`` mapped into memory.
+    cells : DataFrame
+        One row a cell to explain: ``row`` in `patches`, and ``predicted``, the class to
+        explain.
+    layers : mapping of int to str
+        Strides and the layers that have them (`explain.layer_at_stride`).
+    find_labels : callable
+        Rows of `cells` and their patches to labels, as `masks.find_labels` gives them.
+
+    Returns
+    -------
+    DataFrame
+        One row a cell and stride: ``stride``, the cell's place in `cells` (``position``),
+        ``zero`` (whether the map is zero everywhere), and the columns of `cell_numbers`.
+    """
+    targets = cells["predicted"].map(config["class_names"].index).to_numpy()
+    starts = range(0, len(cells), _BATCH)
+    tables = []
+    for start in tqdm(starts, "cells explained", disable=no_bar(), unit_scale=_BATCH):
+        part = slice(start, start + _BATCH)
+        pixels = np.asarray(patches[cells["row"].iloc[part]])
+        labels = find_labels(cells.iloc[part], pixels)
+        inside, inputs = masks.own_masks(labels), batches.to_input(pixels, config)
+        for stride, layer in layers.items():
+            maps = explain.grad_cam(model, inputs, targets[part], layer)
+            maps = explain.resize_maps(maps, pixels.shape[1])
+            numbers = cell_numbers(maps, labels, inside)
+            numbers.insert(0, "stride", stride)
+            numbers.insert(1, "position", np.arange(start, start + len(pixels)))
+            tables.append(numbers.assign(zero=maps.max(axis=(1, 2)) == 0))
+    return pd.concat(tables, ignore_index=True)
 
 
 def cell_numbers(maps: np.ndarray, labels: np.ndarray, inside: np.ndarray) -> pd.DataFrame:
@@ -80,9 +138,38 @@ def image_numbers(map_: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
-def image_table(maps: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
-    """Return `image_numbers` of each of N images, one row an image."""
-    return pd.DataFrame([image_numbers(m, cells) for m, cells in zip(maps, labels, strict=True)])
+def image_table(
+    maps: np.ndarray, labels: np.ndarray, shifts: int = 20, seed: int = 0
+) -> pd.DataFrame:
+    """Return `image_numbers` of each of N images, and what chance would give.
+
+    Parameters
+    ----------
+    maps, labels : ndarray
+        float and int (N, H, W).
+    shifts : int
+        How often each map is moved by a random offset, wrapping round; ``gini_shifted`` is
+        the mean Gini coefficient that it then has. A map as coarse as this is never even
+        over cells, so concentration means something only above that.
+    seed : int
+        Seed of the offsets.
+
+    Returns
+    -------
+    DataFrame
+        One row an image; also ``excess`` of the share over the area, and ``gini_excess`` of
+        the Gini coefficient over that of the moved maps.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for map_, cells in zip(maps, labels, strict=True):
+        offsets = rng.integers(map_.shape, size=(shifts, 2))
+        shifted = [image_numbers(np.roll(map_, o, (0, 1)), cells)["gini"] for o in offsets]
+        rows.append(image_numbers(map_, cells) | {"gini_shifted": np.mean(shifted)})
+    table = pd.DataFrame(rows)
+    return table.assign(
+        excess=table["share"] - table["area"], gini_excess=table["gini"] - table["gini_shifted"]
+    )
 
 
 def gini(values: np.ndarray) -> float:
@@ -117,7 +204,7 @@ def bootstrap_means(
     -------
     DataFrame
         ``class`` (``all`` for every class together), ``number`` (the column), ``mean``,
-        ``low``, ``high``, ``samples`` and ``images`` that entered.
+        ``low``, ``high`` (NaN from one image), ``samples`` and ``images`` that entered.
     """
     rng = np.random.default_rng(seed)
     rows = []
@@ -132,7 +219,27 @@ def bootstrap_means(
         weights = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
         tails = ((1 - level) / 2, (1 + level) / 2)
         low, high = np.quantile((weights @ sums) / (weights @ counts), tails)
+        if images == 1:  # which says nothing about other images
+            low = high = np.nan
         mean = sums.sum() / counts.sum()
         rows.append((name, column, mean, low, high, int(counts.sum()), images))
     names = ["class", "number", "mean", "low", "high", "samples", "images"]
     return pd.DataFrame(rows, columns=names)
+
+
+def in_words(means: pd.DataFrame, columns: str = "class") -> pd.DataFrame:
+    """Lay out `bootstrap_means` for a reader: ``mean (low to high)``, a row a number.
+
+    Parameters
+    ----------
+    means : DataFrame
+        From `bootstrap_means`.
+    columns : str
+        The column of `means` that is spread over the columns.
+    """
+    texts = [
+        f"{m.mean:.3f} " + ("(one image)" if m.images == 1 else f"({m.low:.3f} to {m.high:.3f})")
+        for m in means.itertuples()
+    ]
+    wide = means.assign(text=texts).pivot_table("text", "number", columns, "first", sort=False)
+    return wide.rename_axis(index=None)

@@ -15,6 +15,7 @@ from skimage.feature import peak_local_max
 from skimage.filters import threshold_otsu
 from skimage.segmentation import watershed
 
+from hsc_utils import manifest
 from hsc_utils.provenance import from_root, shown_path
 
 
@@ -84,7 +85,8 @@ def single_labels(cells: pd.DataFrame, masks_dir: str | Path, side: int) -> np.n
     masks_dir : path
         Folder of masks, searched at any depth; any value above 0 is the cell.
     side : int
-        Masks are resized to this, as the patches were, without mixing values.
+        Masks are mirrored to a square and resized to this, as the patches were
+        (`patches.squared`), without mixing values.
 
     Returns
     -------
@@ -96,8 +98,11 @@ def single_labels(cells: pd.DataFrame, masks_dir: str | Path, side: int) -> np.n
     for position, image_id in enumerate(cells["image_id"]):
         name = image_id.split("__")[-1]
         mask = read_labels(found.get(name, from_root(masks_dir) / f"{name}.png")) > 0
+        longest = max(mask.shape)
+        spare = [longest - length for length in mask.shape]
+        square = np.pad(mask, [(n // 2, n - n // 2) for n in spare], mode="symmetric")
         labels[position] = cv2.resize(
-            mask.astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST
+            square.astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST
         )
     return labels
 
@@ -117,8 +122,8 @@ def find_labels(
     patches : ndarray
         uint8 (N, side, side, 3), in the same order.
     prepared_dir : path
-        Folder of ``images.csv``. If it has none, the cells came as images of their own, and
-        so do their masks.
+        Folder of ``images.csv``; not read for cells without a place in an image (no ``y``),
+        which came as images of their own, and so did their masks.
     masks_dir : path, optional
         Folder of masks; None segments the patches.
 
@@ -129,10 +134,10 @@ def find_labels(
     """
     if masks_dir is None:
         return segment_patches(patches)
-    table = from_root(prepared_dir) / "images.csv"
-    if table.exists():
-        return patch_labels(cells, pd.read_csv(table), masks_dir, patches.shape[1])
-    return single_labels(cells, masks_dir, patches.shape[1])
+    if cells["y"].isna().any():
+        return single_labels(cells, masks_dir, patches.shape[1])
+    images = manifest.read_images(prepared_dir)
+    return patch_labels(cells, images, masks_dir, patches.shape[1])
 
 
 def segment_patches(patches: np.ndarray) -> np.ndarray:
@@ -195,31 +200,36 @@ def own_masks(labels: np.ndarray) -> np.ndarray:
     return masks
 
 
-def detection_labels(cells: pd.DataFrame, shape: Sequence[int]) -> np.ndarray:
-    """Draw the detections of one image as discs of radius √2·sigma.
+def detection_labels(cells: pd.DataFrame, shape: Sequence[int], size: int) -> np.ndarray:
+    """Draw the detections of one image, resized, as discs of radius √2·sigma.
 
     Parameters
     ----------
     cells : DataFrame
-        The image's rows of ``cells.csv``: ``y``, ``x`` and ``sigma``, pixels.
+        The image's rows of ``cells.csv``: ``y``, ``x`` and ``sigma``, pixels of the image.
     shape : (int, int)
         Height and width of the image, pixels.
+    size : int
+        Side of the result; each of its pixels stands for the point of the image that its
+        centre falls on.
 
     Returns
     -------
     ndarray
-        int32 (H, W): 0 outside every disc, otherwise 1 + the row of the nearest detection.
+        int32 (size, size): 0 outside every disc, otherwise 1 + the row of the nearest
+        detection.
     """
     if cells.empty:
-        return np.zeros(shape, np.int32)
-    pixels = np.indices(shape).reshape(2, -1).T
-    distance, nearest = cKDTree(cells[["y", "x"]]).query(pixels)
+        return np.zeros((size, size), np.int32)
+    steps = [(np.arange(size) + 0.5) * length / size - 0.5 for length in shape]
+    points = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1)
+    distance, nearest = cKDTree(cells[["y", "x"]]).query(points)
     radius = np.sqrt(2) * cells["sigma"].to_numpy()
-    return np.where(distance <= radius[nearest], nearest + 1, 0).reshape(shape).astype(np.int32)
+    return np.where(distance <= radius[nearest], nearest + 1, 0).astype(np.int32)
 
 
 def detected(images: pd.DataFrame, cells: pd.DataFrame, size: int) -> np.ndarray:
-    """Draw the detections of images resized to `size`: int32 (N, size, size).
+    """Draw the detections of several images: int32 (N, size, size), as `detection_labels`.
 
     Parameters
     ----------
@@ -230,12 +240,9 @@ def detected(images: pd.DataFrame, cells: pd.DataFrame, size: int) -> np.ndarray
     size : int
         Side of the resized images, pixels.
     """
-    stack = []
-    for image in images.itertuples():
-        ours = cells[cells["image_id"] == image.image_id]
-        full = detection_labels(ours, (image.height, image.width))
-        stack.append(cv2.resize(full, (size, size), interpolation=cv2.INTER_NEAREST))
-    return np.stack(stack)
+    own = [cells[cells["image_id"] == image_id] for image_id in images["image_id"]]
+    shapes = images[["height", "width"]].to_numpy()
+    return np.stack([detection_labels(c, s, size) for c, s in zip(own, shapes, strict=True)])
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -1,14 +1,14 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import spearmanr
 from torch import nn
 from torchvision.models import DenseNet, ResNet
 from torchvision.models.resnet import BasicBlock
 
-from hsc_utils import attention, explain, sanity
+from hsc_utils import attention, batches, examples, explain, models
 
 
 def small_densenet() -> DenseNet:
@@ -98,6 +98,24 @@ class TestGradCam:
         assert torch.equal(before, model(images))
         assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
 
+    @pytest.mark.parametrize("name", models.PAPER_ARCHITECTURES)
+    def test_every_backbone_is_explained_where_its_pooling_averages(self, name, images):
+        model = models.build_model(name, weights="none").eval()
+        head = model.fc if hasattr(model, "fc") else model.classifier
+        sides, seen = {}, []
+        for stride in (32, 16, 8):
+            layer = model.get_submodule(explain.layer_at_stride(model, stride))
+            layer.register_forward_hook(
+                lambda _, i, out, s=stride: sides.update({s: out.shape[-1]})
+            )
+            if stride == 32:
+                layer.register_forward_hook(lambda _, i, out: seen.append(out.clone().relu()))
+        model(images[:1])
+        assert sides == {32: 2, 16: 4, 8: 8}
+        expected = torch.einsum("nchw,c->nhw", seen[0], head.weight[1]).relu()
+        maps = explain.grad_cam(model, images[:1], [1])
+        np.testing.assert_allclose(maps, enlarged(expected), atol=1e-4)
+
     def test_no_positive_evidence_stays_zero(self, images):
         model = small_resnet()
         model.fc.weight.data = -model.fc.weight.data.abs()
@@ -117,6 +135,39 @@ class TestGradCam:
             explain.layer_at_stride(nn.Sequential())
         with pytest.raises(ValueError, match=r"model\.eval\(\)"):
             explain.grad_cam(model.train(), images, [0] * 5)
+
+
+def test_cells_are_measured_a_few_at_a_time(monkeypatch):
+    rng = np.random.default_rng(0)
+    patches = rng.integers(0, 255, (7, 40, 40, 3), dtype=np.uint8)
+    cells = pd.DataFrame({"row": [6, 0, 3, 2, 5], "predicted": list("abcab")})
+    config = {"channels": [0, 1, 2], "input_size": 64, "mean": [0.5] * 3, "std": [0.2] * 3}
+    config["class_names"] = ["a", "b", "c"]
+    model, layers = small_resnet(), {32: "layer4", 16: "layer3"}
+    sizes = []
+
+    def find_labels(part, pixels):
+        sizes.append(len(pixels))
+        np.testing.assert_array_equal(pixels, patches[part["row"]])
+        return (pixels[..., 0] > 99).astype(np.int32)
+
+    monkeypatch.setattr(attention, "_BATCH", 2)
+    table = attention.measure_cells(model, config, patches, cells, layers, find_labels)
+    assert sizes == [2, 2, 1] and len(table) == 10
+    chosen = patches[cells["row"]]
+    inside = chosen[..., 0] > 99
+    inputs = batches.to_input(chosen, config)
+    for stride, layer in layers.items():
+        maps = explain.resize_maps(explain.grad_cam(model, inputs, [0, 1, 2, 0, 1], layer), 40)
+        expected = attention.cell_numbers(maps, inside.astype(int), inside)
+        ours = table[table["stride"] == stride].sort_values("position", ignore_index=True)
+        pd.testing.assert_frame_equal(ours[expected.columns], expected, rtol=1e-4)
+        np.testing.assert_array_equal(ours["zero"], maps.max(axis=(1, 2)) == 0)
+
+
+def test_examples_are_right_and_wrong_ones_of_each_class():
+    drawn = pd.DataFrame({"class": list("aaabb"), "predicted": list("abaab")})
+    assert examples.pick_examples(drawn).tolist() == [0, 1, 4, 3]
 
 
 class TestNumbers:
@@ -152,58 +203,29 @@ class TestNumbers:
     def test_gini_of_one_bright_cell(self):
         assert attention.gini(np.array([0, 0, 0, 1.0])) == 0.75
 
+    def test_concentration_is_set_against_the_same_map_moved(self):
+        labels = np.arange(1, 65).reshape(1, 8, 8)
+        even = attention.image_table(np.ones((1, 8, 8)), labels).iloc[0]
+        assert even.gini == even.gini_shifted == 0
+        peak = np.full((1, 8, 8), 0.01)
+        peak[0, 1, 1] = 1
+        cells = np.zeros((1, 8, 8), int)
+        cells[0, 1, 1], cells[0, 5, 5], cells[0, 2, 7] = 1, 2, 3
+        row = attention.image_table(peak, cells).iloc[0]
+        assert row.gini > 0.6 > row.gini_shifted
 
-class TestSanity:
-    def test_scrambling_goes_from_the_output_to_the_input_and_spares_the_model(self, images):
-        model = small_densenet()
-        before = model(images).detach()
-        names, outputs = [], []
-        for name, scrambled in sanity.scrambled_models(model, seed=3):
-            names.append(name)
-            outputs.append(scrambled(images).detach())
-        assert names[0] == "classifier" and names[-1] == "conv0"
-        assert "denseblock3" in names and "pool0" not in names
-        assert not any(torch.allclose(before, output) for output in outputs)
-        assert torch.equal(before, model(images))
-
-    def test_scrambling_keeps_the_values_of_each_weight(self):
-        model = small_densenet()
-        *_, (_, scrambled) = sanity.scrambled_models(model)
-        pairs = zip(model.parameters(), scrambled.parameters(), strict=True)
-        for ours, theirs in pairs:
-            assert torch.equal(ours.flatten().sort().values, theirs.flatten().sort().values)
-
-    def test_correlation_agrees_with_scipy(self):
+    def test_intervals_count_images_and_not_cells(self):
         rng = np.random.default_rng(0)
-        first, second = rng.random((2, 4, 6, 7))
-        second[3] = 1
-        ours = sanity.map_correlation(first, second)
-        expected = [spearmanr(first[k].ravel(), second[k].ravel())[0] for k in range(3)]
-        np.testing.assert_allclose(ours[:3], expected)
-        assert np.isnan(ours[3])
+        values = rng.normal(size=40)
+        once = pd.DataFrame({"class": "a", "image_id": np.arange(40), "share": values})
+        copied = pd.concat([once] * 9)
+        narrow, wide = (attention.bootstrap_means(t, ["share"]).iloc[0] for t in (copied, once))
+        assert (narrow["low"], narrow["high"]) == pytest.approx((wide["low"], wide["high"]))
+        spread = (wide["high"] - wide["low"]) / (2 * 1.96)
+        assert spread == pytest.approx(values.std() / np.sqrt(40), rel=0.1)
 
-    def test_shifted_maps_keep_their_values(self):
-        maps = np.random.default_rng(0).random((3, 8, 8))
-        moved = sanity.shifted_maps(maps, seed=1)
-        np.testing.assert_array_equal(np.sort(maps.reshape(3, -1)), np.sort(moved.reshape(3, -1)))
-        assert (moved != maps).any()
-
-    def test_erasing_what_the_model_reads_costs_it_most(self):
-        # the model reads one corner only, and the map marks just that corner
-        corner = torch.zeros(1, 1, 8, 8)
-        corner[..., :4, :4] = 1
-        linear = nn.Linear(64, 2, bias=False)
-        linear.weight.data = torch.cat([corner.flatten(1), -corner.flatten(1)])
-        model = nn.Sequential(nn.Flatten(), linear).eval()
-        maps = np.concatenate([corner[0].numpy(), np.zeros((1, 8, 8))])
-        image = corner.repeat(2, 1, 1, 1)
-        curves = sanity.deletion_curves(
-            model, image, np.array([0, 0]), maps, fractions=(0, 0.125, 0.25)
-        )
-        logits = 2 * np.array([16, 8, 0])
-        np.testing.assert_allclose(curves[0], 1 / (1 + np.exp(-logits)), rtol=1e-6)
-        assert np.isnan(curves[1]).all()
-        opposite = sanity.deletion_curves(
-            model, image[:1], np.array([0]), 1 - maps[:1], fractions=(0.75,)
-        )
-        assert opposite[0, 0] == pytest.approx(curves[0, 0])
+    def test_one_image_has_no_interval(self):
+        table = pd.DataFrame({"class": "a", "image_id": "i", "share": [0.2, 0.4]})
+        means = attention.bootstrap_means(table, ["share"])
+        assert means[["low", "high"]].isna().all(axis=None) and (means["images"] == 1).all()
+        assert attention.in_words(means).loc["share", "all"] == "0.300 (one image)"

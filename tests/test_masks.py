@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hsc_utils import masks
+from hsc_utils import masks, patches
 
 
 def disc(side: int, y: float, x: float, radius: float) -> np.ndarray:
@@ -36,6 +36,21 @@ def test_one_mask_a_cell(tmp_path):
     np.testing.assert_array_equal(found[0], expected)
 
 
+def test_masks_are_squared_as_their_patches_are(tmp_path):
+    mask = disc(60, 30, 40, 12).astype(np.uint8)[4:56]
+    cv2.imwrite(str(tmp_path / "018.png"), 255 * mask)
+    found = masks.single_labels(pd.DataFrame({"image_id": ["neutrophil__018"]}), tmp_path, 60)
+    picture = patches.squared(np.repeat(255 * mask[..., None], 3, axis=2), 60)
+    np.testing.assert_array_equal(found[0] > 0, picture[..., 0] > 127)
+
+
+def test_cells_that_came_alone_have_masks_of_their_own(tmp_path):
+    cv2.imwrite(str(tmp_path / "017.png"), np.full((40, 40), 255, np.uint8))
+    cells = pd.DataFrame({"image_id": ["monocyte__017"], "y": [np.nan], "x": [np.nan]})
+    pixels = np.zeros((1, 32, 32, 3), np.uint8)
+    assert masks.find_labels(cells, pixels, tmp_path / "nowhere", tmp_path).all()
+
+
 def test_a_missing_mask_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no mask .*018\.png"):
         masks.single_labels(pd.DataFrame({"image_id": ["neutrophil__018"]}), tmp_path, 50)
@@ -56,16 +71,23 @@ def test_own_cell_is_the_one_at_the_centre():
 
 def test_detections_become_discs_of_the_nearest_cell():
     cells = pd.DataFrame({"y": [20.0, 20.0], "x": [20.0, 30.0], "sigma": [10 / np.sqrt(2)] * 2})
-    labels = masks.detection_labels(cells, (50, 60))
-    np.testing.assert_array_equal(labels > 0, _two_discs())
+    labels = masks.detection_labels(cells, (60, 60), 60)
+    rows, columns = np.ogrid[:60, :60]
+    discs = [(rows - 20) ** 2 + (columns - x) ** 2 <= 100 + 1e-9 for x in (20, 30)]
+    np.testing.assert_array_equal(labels > 0, discs[0] | discs[1])
     assert labels[20, 24] == 1 and labels[20, 26] == 2
-    assert not masks.detection_labels(cells.iloc[:0], (50, 60)).any()
+    assert not masks.detection_labels(cells.iloc[:0], (60, 60), 60).any()
 
 
-def _two_discs() -> np.ndarray:
-    rows, columns = np.ogrid[:50, :60]
-    inside = [(rows - 20) ** 2 + (columns - x) ** 2 <= 100 + 1e-9 for x in (20, 30)]
-    return inside[0] | inside[1]
+def test_detections_shrink_with_their_image():
+    cells = pd.DataFrame({"image_id": "a", "y": [100.0], "x": [300.0], "sigma": [40.0]})
+    images = pd.DataFrame({"image_id": ["a", "b"], "height": 400, "width": 800})
+    small, none = masks.detected(images, cells, 40)
+    full = masks.detection_labels(cells.replace({"y": 0}), (400, 800), 800)
+    assert not none.any() and full.any()
+    rows, columns = np.indices(small.shape)
+    inside = (10 * rows + 4.5 - 100) ** 2 + (20 * columns + 9.5 - 300) ** 2 <= 2 * 40**2
+    np.testing.assert_array_equal(small > 0, inside)
 
 
 def test_overlap_by_hand():
@@ -88,9 +110,9 @@ def test_segmentation_of_real_leukocytes_overlaps_their_masks():
     if not folder:
         pytest.skip("HSC_TEST_DATA is not set: no real cells with masks")
     paths = sorted(Path(folder, "cells", "white_blood_cells").glob("*/*.png"))[::6]
-    patches = np.stack([cv2.resize(cv2.imread(str(p)), (64, 64)) for p in paths])
+    pixels = np.stack([cv2.resize(cv2.imread(str(p)), (64, 64)) for p in paths])
     cells = pd.DataFrame({"image_id": [f"{p.parent.name}__{p.stem}" for p in paths]})
     folder = Path(folder, "cells", "white_blood_cells_masks")
     truth = masks.own_masks(masks.single_labels(cells, folder, 64))
-    found = masks.own_masks(masks.segment_patches(patches))
+    found = masks.own_masks(masks.segment_patches(pixels))
     assert np.mean(masks.overlap(truth, found)) > 0.8

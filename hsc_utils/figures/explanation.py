@@ -2,22 +2,28 @@
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
 from hsc_utils.figures import style
 
-_MAP = "viridis"
+# viridis, clear where a map is low; the colour bar has the same clearness, over mid gray
+_VALUES = np.linspace(0, 1, 256)
+_COLOURS = matplotlib.colormaps["viridis"](_VALUES)
+_COLOURS[:, 3] = 0.6 * np.sqrt(_VALUES)
+_MAP = ListedColormap(_COLOURS)
+_GRAD_CAM, _CHANCE = "#882255", "#888888"
 
 
 def _overlay(axes: Axes, image: np.ndarray, map_: np.ndarray, mask: np.ndarray | None) -> None:
     """Draw a map over a gray image, and the outline of a mask; say so if the map is zero."""
     axes.imshow(image.mean(axis=2), cmap="gray")
-    axes.imshow(map_, cmap=_MAP, vmin=0, vmax=1, alpha=0.55 * np.sqrt(map_))
+    axes.imshow(map_, cmap=_MAP, vmin=0, vmax=1)
     if mask is not None and mask.any():
         axes.contour(mask, [0.5], colors="white", linewidths=0.8)
     if map_.max() == 0:
@@ -29,7 +35,10 @@ def _overlay(axes: Axes, image: np.ndarray, map_: np.ndarray, mask: np.ndarray |
 
 def _colour_bar(figure: Figure, panels: np.ndarray) -> None:
     """Add the colour bar that belongs to every map of the figure."""
-    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), _MAP), ax=panels, shrink=0.8, pad=0.01)
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(0, 1), _MAP), ax=panels, shrink=0.8, pad=0.01, aspect=30
+    )
+    bar.ax.set_facecolor("0.5")
     bar.set_label("Grad-CAM / its maximum", fontsize=9)
 
 
@@ -117,62 +126,70 @@ def mask_check(
 def shares(
     means: pd.DataFrame, pairs: Sequence[tuple[str, str, str]], note: str = ""
 ) -> Figure:  # fmt: skip
-    """Draw shares of Grad-CAM beside shares of area, by class, with intervals.
+    """Draw numbers of Grad-CAM beside what chance would give, by class, with intervals.
 
     Parameters
     ----------
     means : DataFrame
-        From `explain.bootstrap_means`.
+        From `attention.bootstrap_means`.
     pairs : sequence of (str, str, str)
-        One panel each: title, the number to show, and the number that an even map would
-        give.
+        One panel each: title, the number to show, and the number that chance would give.
     note : str
         Whose data these are.
     """
     classes = list(dict.fromkeys(means["class"]))
-    width = 2.1 * len(pairs) + 1.7
-    figure, panels = style.new_figure(1, len(pairs), size=(width, 3.2), squeeze=False, sharey=True)
+    width = (0.3 * len(classes) + 1.15) * len(pairs) + 1.6
+    figure, panels = style.new_figure(1, len(pairs), size=(width, 3.3), squeeze=False, sharey=True)
+    looks = ((_GRAD_CAM, "o", _GRAD_CAM, "Grad-CAM"), (_CHANCE, "s", "white", "by chance"))
     for axes, (title, *numbers) in zip(panels[0], pairs, strict=True):
-        for index, (number, label, colour) in enumerate(
-            zip(numbers, ("Grad-CAM", "an even map"), ("#882255", "#888888"), strict=True)
+        for place, number, (colour, marker, face, label) in zip(
+            (-0.12, 0.12), numbers, looks, strict=True
         ):
             ours = means[means["number"] == number].set_index("class").loc[classes]
-            x = np.arange(len(classes)) + 0.2 * (index - 0.5)
             errors = np.abs(ours[["low", "high"]].to_numpy().T - ours["mean"].to_numpy())
-            marks = {"marker": "os"[index], "markerfacecolor": (colour, "white")[index]}
             axes.errorbar(
-                x, ours["mean"], errors, linestyle="", color=colour, capsize=3, label=label, **marks
-            )
-        axes.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
-        axes.set_title(title, fontsize=10)
-    panels[0, 0].set_ylabel("Share (0 to 1)")
+                np.arange(len(classes)) + place, ours["mean"], errors, linestyle="", color=colour,
+                capsize=2.5, label=label, marker=marker, markerfacecolor=face, markersize=5,
+            )  # fmt: skip
+        axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right")
+        axes.set_title(title, fontsize=9.5)
+    panels[0, 0].set_ylabel("0 to 1")
     panels[0, 0].set_ylim(bottom=0)
     panels[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return style.finish(figure, note)
 
 
-def randomisation(correlations: pd.DataFrame, reference: float, note: str = "") -> Figure:
+def randomisation(
+    by_layer: pd.DataFrame, correlations: pd.DataFrame, reference: float, note: str = ""
+) -> Figure:
     """Draw the correlation of maps with the model's own while its layers are scrambled.
 
     Parameters
     ----------
-    correlations : DataFrame
-        One row a layer, in the order scrambled: ``layer``, ``mean``, ``low``, ``high``.
+    by_layer, correlations : DataFrame
+        From `scrambling.correlation_by_layer` and `scrambling.scrambled_correlations`.
     reference : float
         Mean correlation of the model's maps of two different cells.
     note : str
         Whose data these are.
     """
-    figure, axes = style.new_figure(size=(7, 3.3))
-    x = np.arange(len(correlations))
-    axes.plot(x, correlations["mean"], "o-", color="#882255")
-    axes.fill_between(x, correlations["low"], correlations["high"], color="#882255", alpha=0.2)
-    axes.axhline(reference, color="0.4", linestyle="--", linewidth=1)
-    axes.text(0.3, reference, "another cell's map", va="bottom", fontsize=8)
-    axes.axhline(0, color="0.7", linewidth=1)
-    axes.set_xticks(x, correlations["layer"], rotation=30, ha="right")
-    axes.set(xlabel="Layers scrambled, down to", ylabel="Rank correlation with the own map")
+    figure, axes = style.new_figure(size=(7.2, 3.5))
+    x, layers = np.arange(len(by_layer) + 1), list(by_layer["layer"])
+    of_each = correlations.pivot_table("correlation", "layer", "scrambling").reindex(layers)
+    for index, values in enumerate(of_each.to_numpy().T):
+        axes.plot(
+            x, [1, *values], color="0.6", linewidth=0.8,
+            label="" if index else "one scrambling",
+        )  # fmt: skip
+    columns = {name: [1, *by_layer[name]] for name in ("mean", "low", "high")}
+    axes.plot(x, columns["mean"], "o-", color=_GRAD_CAM, label="mean, with interval")
+    axes.fill_between(x, columns["low"], columns["high"], color=_GRAD_CAM, alpha=0.2)
+    axes.axhline(reference, color="0.3", linestyle="--", linewidth=1, label="another cell's map")
+    axes.axhline(0, color="0.8", linewidth=1, zorder=0)
+    axes.set_xticks(x, ["none", *layers], rotation=30, ha="right")
+    axes.set(xlabel="Layers scrambled, down to", ylabel="Rank correlation\nwith the own map")
     axes.set_ylim(-1.05, 1.05)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return style.finish(figure, note)
 
 
@@ -190,14 +207,14 @@ def deletion(
     note : str
         Whose data these are.
     """
-    figure, axes = style.new_figure(size=(5.6, 3.5))
-    looks = (("#882255", "o-"), ("#888888", "s--"))
+    figure, axes = style.new_figure(size=(7.2, 3.5))
+    looks = ((_GRAD_CAM, "o-"), (_CHANCE, "s--"), ("#999933", "^:"))
     for (name, rows), (colour, line) in zip(curves.items(), looks, strict=True):
         axes.plot(fractions, rows["mean"], line, color=colour, label=name)
         axes.fill_between(fractions, rows["low"], rows["high"], color=colour, alpha=0.2)
     axes.set(xlabel="Share of the patch erased", ylabel="Probability of the predicted class")
     axes.set_ylim(0, 1.02)
-    axes.legend(frameon=False, title="Erased")
+    axes.legend(frameon=False, title="Erased", loc="upper left", bbox_to_anchor=(1, 1))
     return style.finish(figure, note)
 
 
@@ -215,14 +232,14 @@ def image_examples(
     note : str
         Whose data these are.
     """
-    figure, panels = style.new_figure(2, len(examples), size=(8, 2 * 7.2 / len(examples) + 0.9))
-    panels = panels.reshape(2, -1)
+    size = (9.5, 2 * 8.4 / len(examples) + 1.2)
+    figure, panels = style.new_figure(2, len(examples), size=size, squeeze=False)
     for column, example in enumerate(examples.itertuples()):
         truth = examples["class"].iloc[column]
         outcome = "correct" if truth == example.predicted else f"taken for {example.predicted}"
         panels[0, column].imshow(images[column])
         panels[0, column].set_title(
-            f"{truth}, {outcome}\n(p = {example.probability:.2f})", fontsize=8
+            f"{truth}\n{outcome}\n(p = {example.probability:.2f})", fontsize=8
         )
         _overlay(panels[1, column], images[column], maps[column], labels[column] > 0)
         panels[1, column].set_title(f"Gini {example.gini:.2f}", fontsize=8)
