@@ -1,177 +1,33 @@
-"""Compare runs from their stored predictions: scores, and paired differences with intervals.
-
-No model is loaded. Runs are comparable only on the same test set, so anything else is refused.
-"""
+"""Compare runs by their stored predictions: scores, and paired differences with intervals."""
 
 import itertools
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_curve
 
 from hsc_utils import metrics
-from hsc_utils.provenance import from_root, shown_path
 
 SCORES = ("auroc", "balanced_accuracy")
-_COLUMNS = ("model", "against", "score", "estimate", "low", "high", "p", "p_holm", "seeds")
-
-
-class ComparisonError(ValueError):
-    """Runs that cannot be compared fairly."""
-
-
-def slice_runs(runs_dir: str | Path, architecture: str) -> list[Path]:
-    """Find the finished runs of one architecture, whichever slices and seeds there are."""
-    found = from_root(runs_dir).glob("*/seed*/predictions.parquet")
-    names = (path.parent for path in sorted(found))
-    return [path for path in names if path.parent.name.split("-slice")[0] == architecture]
-
-
-def missing_slices(runs: pd.DataFrame) -> list[str]:
-    """Name the subsets of the three slices, such as ``0+2``, that no run has seen."""
-    subsets = (
-        "+".join(chosen) for size in (1, 2, 3) for chosen in itertools.combinations("012", size)
-    )
-    return [subset for subset in subsets if subset not in set(runs["channels"])]
-
-
-def read_runs(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
-    """Read the settings of finished runs.
-
-    Parameters
-    ----------
-    run_dirs : sequence of path
-        Run directories, each with ``config.json``, ``predictions.parquet`` and
-        ``provenance.json``. Runs that differ in nothing but their seed are repeats of one
-        model.
-
-    Returns
-    -------
-    DataFrame
-        One row a run, in the order given: ``model`` (such as ``resnet18-slice0``), ``seed``,
-        ``level``, ``architecture``, ``channels`` (such as ``0+2``), ``weights`` (those
-        actually used), ``simulated``, ``class_names`` (a list) and ``run_dir``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a run is missing or unfinished.
-    ComparisonError
-        If runs are of different levels or classes, or one is given twice.
-    """
-    rows = []
-    for run_dir in map(from_root, run_dirs):
-        for name in ("config.json", "predictions.parquet", "provenance.json"):
-            if not (run_dir / name).exists():
-                raise FileNotFoundError(
-                    f"{shown_path(run_dir)} holds no {name}: train that model first, or take the "
-                    "run out of the list."
-                )
-        config = json.loads((run_dir / "config.json").read_text())
-        provenance = json.loads((run_dir / "provenance.json").read_text())
-        rows.append(
-            {
-                "model": run_dir.parent.name,
-                "channels": "+".join(str(channel) for channel in config["channels"]),
-                "run_dir": run_dir,
-                **{key: config[key] for key in ("seed", "level", "architecture")},
-                **{key: provenance[key] for key in ("weights", "simulated")},
-                "class_names": config["class_names"],
-            }
-        )
-    if not rows:
-        raise ComparisonError("No run was given: name at least one run directory.")
-    for key in ("level", "class_names"):
-        for row in rows[1:]:
-            if row[key] != rows[0][key]:
-                raise ComparisonError(
-                    f"{key} of {shown_path(row['run_dir'])} is {row[key]}, but of "
-                    f"{shown_path(rows[0]['run_dir'])} it is {rows[0][key]}: compare like with "
-                    "like."
-                )
-    runs = pd.DataFrame(rows)
-    if runs.duplicated(["model", "seed"]).any():
-        twice = runs.loc[runs.duplicated(["model", "seed"]), "run_dir"].iloc[0]
-        raise ComparisonError(f"{shown_path(twice)} is given twice, or shares its name and seed.")
-    return runs
-
-
-def read_predictions(runs: pd.DataFrame, subset: str = "test") -> list[pd.DataFrame]:
-    """Read each run's stored predictions of one subset, aligned by id.
-
-    Parameters
-    ----------
-    runs : DataFrame
-        From `read_runs`.
-    subset : str
-        Value of the column ``split``.
-
-    Returns
-    -------
-    list of DataFrame
-        One table a run, rows sorted by ``id``, so that equal rows are the same sample.
-
-    Raises
-    ------
-    ComparisonError
-        If the runs did not predict the same samples with the same labels: the message names
-        the difference.
-    """
-    tables = []
-    for run_dir in runs["run_dir"]:
-        table = pd.read_parquet(run_dir / "predictions.parquet")
-        table = table[table["split"] == subset].sort_values("id", ignore_index=True)
-        if table.empty:
-            raise ComparisonError(f"{shown_path(run_dir)} predicted nothing of subset '{subset}'.")
-        tables.append(table)
-        _refuse_other_samples(tables[0], table, runs["run_dir"].iloc[0], run_dir, subset)
-    return tables
-
-
-def _refuse_other_samples(
-    first: pd.DataFrame, second: pd.DataFrame, first_dir: Path, second_dir: Path, subset: str
-) -> None:
-    sample = ["id", "image_id", "class"]
-    hashes = [pd.util.hash_pandas_object(t[sample], index=False).sum() for t in (first, second)]
-    if hashes[0] == hashes[1] and len(first) == len(second):
-        return
-    names = shown_path(first_dir), shown_path(second_dir)
-    reasons = []
-    for name, ours, theirs in ((names[0], first, second), (names[1], second, first)):
-        only = ours.loc[~ours["id"].isin(theirs["id"]), "id"]
-        if len(only):
-            reasons.append(f"{len(only)} only in {name}, such as {only.iloc[0]}")
-    both = first.merge(second, on="id", suffixes=("", "_second"))
-    for column in ("class", "image_id"):
-        differs = both[both[column] != both[f"{column}_second"]]
-        if len(differs):
-            row = differs.iloc[0]
-            reasons.append(
-                f"{len(differs)} with another {column}, such as {row['id']} "
-                f"({row[column]} and {row[column + '_second']})"
-            )
-    raise ComparisonError(
-        f"The {subset} sets of {names[0]} and {names[1]} differ: {'; '.join(reasons)}. "
-        "Train both on the same tables, then compare."
-    )
+_COLUMNS = (
+    *("model", "against", "score", "estimate", "low", "high", "p", "p_holm"),
+    *("seeds", "seed_low", "seed_high"),
+)
 
 
 def resampled_scores(
     runs: pd.DataFrame, tables: Sequence[pd.DataFrame], *, resamples: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Score every model on the test set as it is and on bootstrap resamples of its images.
+    """Score every run on the test set as it is and on bootstrap resamples of its images.
 
     Whole images are drawn, since cells of one image are not independent, and each resample
-    is the same for all models, so that differences between them are paired. Repeats of a
-    model are averaged within each resample.
+    is the same for all runs, so that differences between them are paired.
 
     Parameters
     ----------
     runs, tables
-        From `read_runs` and `read_predictions`.
+        From `runs.read_runs` and `runs.read_predictions`.
     resamples : int
         Number of resamples.
     seed : int
@@ -180,18 +36,18 @@ def resampled_scores(
     Returns
     -------
     DataFrame
-        Indexed by ``resample`` (0 the test set itself), columns (model, score): `SCORES`
-        and ``auroc <class>``.
+        Indexed by ``resample`` (0 the test set itself), columns (model, seed, score):
+        `SCORES` and ``auroc <class>``, for the classes that the test set holds.
     """
     images, codes = np.unique(tables[0]["image_id"], return_inverse=True)
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=resamples)
     weights = np.concatenate([np.ones((1, len(images)), int), drawn])
-    scores = {}
-    for model, repeats in runs.groupby("model", sort=False):
-        scored = [_score(runs, tables[index], codes, weights) for index in repeats.index]
-        scores[model] = sum(scored) / len(scored)
-    return pd.concat(scores, axis=1, names=["model", "score"]).rename_axis("resample")
+    scores = {
+        (run.model, run.seed): _score(runs, table, codes, weights)
+        for run, table in zip(runs.itertuples(), tables, strict=True)
+    }
+    return pd.concat(scores, axis=1, names=["model", "seed", "score"]).rename_axis("resample")
 
 
 def _score(
@@ -205,19 +61,29 @@ def _score(
     scored = [metrics.weighted_scores(chunk, sums) for chunk in chunks]
     columns = {key: np.concatenate([overall[key] for overall, _ in scored]) for key in SCORES}
     by_class = np.concatenate([classes["auroc"] for _, classes in scored])
-    columns |= {f"auroc {name}": by_class[:, k] for k, name in enumerate(class_names)}
+    present = classes_scored(runs, table)
+    columns |= {f"auroc {n}": by_class[:, class_names.index(n)] for n in present}
     return pd.DataFrame(columns)
 
 
-def compare(runs: pd.DataFrame, scores: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+def classes_scored(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """Name the classes of which the test set holds samples, in the order of the models."""
+    return [name for name in runs["class_names"].iloc[0] if name in set(table["class"])]
+
+
+def compare(
+    scores: pd.DataFrame, level: float = 0.95, reference: str | None = None
+) -> pd.DataFrame:
     """Put scores and paired differences into one table.
 
     Parameters
     ----------
-    runs, scores
-        From `read_runs` and `resampled_scores`.
+    scores : DataFrame
+        From `resampled_scores`. Repeats of a model are averaged within each resample.
     level : float
         Coverage of the percentile intervals, in (0, 1).
+    reference : str, optional
+        The model that is compared with each other one; by default every pair is compared.
 
     Returns
     -------
@@ -225,23 +91,47 @@ def compare(runs: pd.DataFrame, scores: pd.DataFrame, level: float = 0.95) -> pd
         One row a model and score, ``against`` empty; then one row a pair of models and score
         of `SCORES`: ``estimate`` is model minus against, ``p`` the two-sided bootstrap
         p-value, and ``p_holm`` the same corrected for the number of pairs (Holm 1979), one
-        family a score.
+        family a score. These count the choice of images. ``seeds`` counts trainings (of a
+        pair, the seeds that both have), and ``seed_low`` and ``seed_high`` are the smallest
+        and largest estimate of one seed.
     """
     tails = [(1 - level) / 2, (1 + level) / 2]
-    seeds = runs.groupby("model", sort=False).size()
+    averaged = scores.T.groupby(level=["model", "score"], sort=False).mean().T
+    models = list(dict.fromkeys(scores.columns.get_level_values("model")))
+    pairs = [
+        (against, model)
+        for against, model in itertools.combinations(models, 2)
+        if reference in (None, against, model)
+    ]
+    # the reference is what the others are taken from
+    pairs = [(a, m) if a != reference else (m, a) for a, m in pairs]
     rows = []
-    for model, score in scores:
-        low, high = scores[model, score].iloc[1:].quantile(tails)
-        rows.append((model, "", score, scores[model, score].iloc[0], low, high, np.nan))
-    for score, (against, model) in itertools.product(
-        SCORES, itertools.combinations(seeds.index, 2)
-    ):
-        gap = scores[model, score] - scores[against, score]
+    for model, score in averaged:
+        low, high = averaged[model, score].iloc[1:].quantile(tails)
+        each = scores[model].xs(score, level="score", axis=1).iloc[0]
+        estimate = averaged[model, score].iloc[0]
+        rows.append((model, "", score, estimate, low, high, np.nan, *_spread(each)))
+    for score, (against, model) in itertools.product(SCORES, pairs):
+        gap = averaged[model, score] - averaged[against, score]
         low, high = gap.iloc[1:].quantile(tails)
-        rows.append((model, against, score, gap.iloc[0], low, high, _p_value(gap.iloc[1:])))
-    table = pd.DataFrame(rows, columns=_COLUMNS[:7])
+        each = seed_differences(scores, model, against, score)
+        p_value = _p_value(gap.iloc[1:])
+        rows.append((model, against, score, gap.iloc[0], low, high, p_value, *_spread(each)))
+    table = pd.DataFrame(rows, columns=[c for c in _COLUMNS if c != "p_holm"])
     table["p_holm"] = table.groupby("score")["p"].transform(holm)
-    return table.assign(seeds=table["model"].map(seeds))[list(_COLUMNS)]
+    return table[list(_COLUMNS)]
+
+
+def seed_differences(scores: pd.DataFrame, model: str, against: str, score: str) -> pd.Series:
+    """Return model minus against on the test set, one value a seed that both have."""
+    first, second = (
+        scores[name].xs(score, level="score", axis=1).iloc[0] for name in (model, against)
+    )
+    return (first - second).dropna()
+
+
+def _spread(each: pd.Series) -> tuple[int, float, float]:
+    return len(each), each.min(), each.max()
 
 
 def roc_curves(
@@ -255,7 +145,7 @@ def roc_curves(
     curves = {}
     for model, repeats in runs.groupby("model", sort=False):
         ours = [tables[index] for index in repeats.index]
-        for name in runs["class_names"].iloc[0]:
+        for name in classes_scored(runs, ours[0]):
             drawn = [roc_curve(t["class"] == name, t[f"p_{name}"]) for t in ours]
             if len(drawn) == 1:
                 curves[model, name] = drawn[0][:2]
@@ -283,12 +173,23 @@ def verdict(row: pd.Series, alpha: float = 0.05) -> str:
     """Say in a sentence what a row of differences lets a fair reader conclude."""
     name = row["score"].replace("_", " ").replace("auroc", "AUROC")
     gap = f"{row['estimate']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
-    if row["p_holm"] < alpha:
-        side = "higher" if row["estimate"] > 0 else "lower"
-        end = f"{side} by more than chance in these test images explains"
-    else:
+    side = "higher" if row["estimate"] > 0 else "lower"
+    one_sided = row["seed_low"] * row["seed_high"] > 0
+    if row["p_holm"] >= alpha:
         end = "within the noise of these test images"
+    elif row["seeds"] < 2:
+        end = (
+            f"{side} by more than chance in these test images explains, with one training each, "
+            "so that another seed may differ"
+        )
+    elif one_sided:
+        end = f"{side} by more than chance in these test images explains, and with every seed"
+    else:
+        end = "not the same way with every seed, so chance in training may explain it"
+    seeds = ""
+    if row["seeds"] > 1:
+        seeds = f", {row['seed_low']:+.3f} to {row['seed_high']:+.3f} over {row['seeds']} seeds"
     return (
-        f"{name} of {row['model']} minus {row['against']}: {gap}, "
+        f"{name} of {row['model']} minus {row['against']}: {gap}{seeds}, "
         f"corrected p = {row['p_holm']:.3g}: {end}."
     )
