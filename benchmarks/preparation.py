@@ -36,9 +36,11 @@ COUNTS = {"LT-HSC": 4, "ST-HSC": 4, "MPP": 4}
 def write_acquisitions(raw: Path, count: int) -> None:
     """Write as many acquisitions as asked: a few simulated, the others with one pixel changed."""
     simulate.write_demo(raw, raw.parent / "truth", COUNTS, size=SIDE, days=2)
-    first = [path for path in sorted(raw.rglob("*.oir")) if len(oirfile.imread(path)) == 3]
-    for path in set(raw.rglob("*.oir")) - set(first):
-        path.unlink()
+    simulated = sorted(raw.rglob("field_*.oir"))
+    first = [path for path in simulated if len(oirfile.imread(path)) == 3]
+    for path in raw.rglob("*.*"):
+        if path not in first:
+            path.unlink()
     for k in range(count - len(first)):
         source = first[k % len(first)]
         copy = source.with_name(f"copy_{k:04d}.oir")

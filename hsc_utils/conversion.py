@@ -127,10 +127,12 @@ def read_records(sources: pd.DataFrame, prepared: Path) -> pd.DataFrame:
         {"source": source, **_read_record(prepared / "records" / f"{image_id}.json")}
         for source, image_id in zip(sources["source"], sources["image_id"], strict=True)
     ]
-    table = pd.DataFrame(records).drop(columns="made_from")
     texts = ["path", "sha256", "acquired_at", "channel_names", "objective", "look"]
-    table = table.reindex(columns=list(dict.fromkeys([*table.columns, *texts])))
-    return table.fillna(dict.fromkeys(texts, ""))
+    numbers = ["slices", "height", "width", "bit_depth", "simulated"]
+    numbers += ["pixel_size_um", "fourth_slice_contrast"]
+    columns = ["source", "reason", *texts, *numbers]
+    table = pd.DataFrame(records, columns=columns)
+    return table.astype(dict.fromkeys(texts, object)).fillna(dict.fromkeys(texts, ""))
 
 
 def tidy(prepared: Path, known: set[str], kept: set[str]) -> None:

@@ -3,17 +3,21 @@
 If brightness alone told the classes apart, a model could do so without looking at a cell.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import imagecodecs
+import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
+from tqdm.auto import tqdm
 
+from hsc_utils import reference
 from hsc_utils.acquisition import read_acquisition
 from hsc_utils.conversion import ImageSettings
-from hsc_utils.provenance import from_root
+from hsc_utils.patches import read_rgb
+from hsc_utils.provenance import from_root, no_bar
 from hsc_utils.split import rank_names
 
 _BINS = 128
@@ -56,7 +60,7 @@ def histograms(
     for image in images.to_dict("records"):
         source = from_root(raw_dir) / image["source"]
         acquisition = read_acquisition(source, slices=settings.slices, bit_depth=settings.bit_depth)
-        rgb = read_image(from_root(prepared_dir) / image["path"])
+        rgb = read_rgb(from_root(prepared_dir) / image["path"])
         labels = {name: image[name] for name in ("image_id", "class", "group")}
         for channel, plane in zip("RGB", acquisition.slices, strict=False):
             full = (1 << acquisition.bit_depth) - 1
@@ -82,19 +86,15 @@ def brightness(images: pd.DataFrame, prepared_dir: str | Path) -> pd.DataFrame:
         ``AUROC R`` and so on: of this class against the others by that mean, 0.5 for none
         and 1 for perfect separation, whichever of the two is brighter.
     """
-    means = np.array(
-        [read_image(from_root(prepared_dir) / p).mean(axis=(0, 1)) for p in images["path"]]
-    )
+    paths = [from_root(prepared_dir) / path for path in images["path"]]
+    with ThreadPoolExecutor() as pool:
+        done = pool.map(lambda path: cv2.mean(read_rgb(path))[:3], paths)
+        means = np.array([*tqdm(done, "brightness", len(paths), leave=False, disable=no_bar())])
     rows = {}
-    for name in sorted(set(images["class"])):
+    for name in reference.class_order(images["class"]):
         mine = (images["class"] == name).to_numpy()
         rows[name] = dict(zip("RGB", means[mine].mean(axis=0).round(1), strict=True))
         for k, channel in enumerate("RGB"):
             auroc = roc_auc_score(mine, means[:, k]) if not mine.all() else np.nan
             rows[name][f"AUROC {channel}"] = round(max(auroc, 1 - auroc), 3)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("class")
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read one prepared image: uint8, shape (Y, X, 3)."""
-    return imagecodecs.png_decode(path.read_bytes())

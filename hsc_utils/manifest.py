@@ -14,6 +14,7 @@ __all__ = [
     "IMAGE_COLUMNS",
     "SUBSETS",
     "compare_counts",
+    "count_by_class",
     "near_duplicates",
     "read_cells",
     "read_images",
@@ -170,6 +171,16 @@ def near_duplicates(images: pd.DataFrame) -> pd.DataFrame:
     return looks.join(labels, on="image_id").join(others, on="near_duplicate_of")
 
 
+def count_by_class(images: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Count images by class (rows, the paper's order) and by another column (columns).
+
+    Subsets keep their order; other values are sorted.
+    """
+    counts = pd.crosstab(images["class"], images[by])
+    columns = [subset for subset in SUBSETS if subset in counts] if by == "split" else [*counts]
+    return counts.loc[reference.class_order(counts.index), columns]
+
+
 def compare_counts(images: pd.DataFrame) -> pd.DataFrame:
     """Count images by class and set the paper's counts beside them.
 
@@ -185,6 +196,7 @@ def compare_counts(images: pd.DataFrame) -> pd.DataFrame:
         counts = counts.join(paper, how="outer")
     else:
         counts["paper"] = pd.NA
-    table = counts.astype("Int64").fillna({"images": 0}).sort_index()
+    table = counts.loc[reference.class_order(counts.index)]
+    table = table.astype("Int64").fillna({"images": 0})
     table.loc["total"] = table.sum(min_count=1)
     return table.assign(difference=table["images"] - table["paper"]).rename_axis("class")

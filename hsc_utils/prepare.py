@@ -87,7 +87,9 @@ def prepare_images(
     convert(waiting, raw, prepared, settings, workers, time_limit_s)
 
     records = usable.drop(columns="reason").merge(read_records(usable, prepared), on="source")
-    images = records[records["reason"] == ""].drop(columns="reason")
+    # Refused files have none of these, which made them fractions and objects.
+    whole = {"slices": int, "height": int, "width": int, "bit_depth": int, "simulated": bool}
+    images = records[records["reason"] == ""].drop(columns="reason").astype(whole)
     copies = duplicates.copies(images)
     images = images[copies == ""]
     rejected = _rejected(sources, records, copies)

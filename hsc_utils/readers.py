@@ -77,8 +77,8 @@ def read_recording(path: Path) -> Recording:
         raise AcquisitionError(f"{path.name}: {error}") from error.__cause__
     except Exception as error:  # damaged files raise nearly everything in the libraries
         raise AcquisitionError(
-            f"{path.name}: It cannot be read and seems damaged "
-            f"({type(error).__name__}: {str(error)[:200]}). Copy it again."
+            f"{path.name}: It cannot be read and seems damaged or cut short "
+            f"({type(error).__name__}: {str(error)[:80]}). Copy it again."
         ) from error
 
 

@@ -3,6 +3,8 @@
 A number that the paper's text does not give is not in these tables and not known here.
 """
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from hsc_utils.provenance import ROOT
@@ -13,6 +15,12 @@ REFERENCE_DIR = ROOT / "data" / "reference"
 def counts() -> pd.DataFrame:
     """Return images and cells by class (index ``class``: LT-HSC, ST-HSC, MPP)."""
     return pd.read_csv(REFERENCE_DIR / "counts.csv", index_col="class")
+
+
+def class_order(class_names: Iterable[str]) -> list[str]:
+    """Order classes for a reader: the paper's as it names them, then any others by name."""
+    names, paper = set(class_names), list(counts().index)
+    return [name for name in paper if name in names] + sorted(names - set(paper))
 
 
 def scores() -> pd.DataFrame:

@@ -18,6 +18,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
@@ -114,8 +115,9 @@ def write_demo(
 ) -> pd.DataFrame:
     """Write the demo: OIR files, label images and the table of true cells.
 
-    Finished acquisitions are kept, so an interrupted call is completed by the next one,
-    and a complete demo is left as it is.
+    Four files that cannot be used lie among the acquisitions, as in any raw folder. Finished
+    acquisitions are kept, so an interrupted call is completed by the next one, and a complete
+    demo is left as it is.
 
     Parameters
     ----------
@@ -167,7 +169,27 @@ def write_demo(
             list(tqdm(done, "simulate", len(missing), unit="acquisition", disable=no_bar()))
         cells = [draw_cells(row["source"], row["class"], size, seed) for row in rows]
         write_csv(truth_path, pd.concat(cells))
+    _write_unusable(raw_dir, rows[-1])
     return pd.read_csv(truth_path)
+
+
+def _write_unusable(raw_dir: Path, acquisition: Mapping) -> None:
+    """Add what any raw folder holds: a copy, a transfer cut short, a test exposure, and notes."""
+    source = raw_dir / acquisition["source"]
+    content = source.read_bytes()
+    one_slice = np.full((1, 64, 64), 1000, np.uint16)
+    for name, write in {
+        "saved twice.oir": lambda path: path.write_bytes(content),
+        "cut short.oir": lambda path: path.write_bytes(content[: 2 * len(content) // 3]),
+        "test exposure.oir": lambda path: write_oir(
+            path, one_slice, channel_names=SLICE_NAMES[:1], pixel_size_um=PIXEL_SIZE_UM,
+            acquired_at=acquisition["acquired_at"], comment=COMMENT,
+        ),
+        "notes.txt": lambda path: path.write_text("Simulated: notes taken beside the microscope\n"),
+    }.items():  # fmt: skip
+        if not source.with_name(name).exists():
+            with atomic_path(source.with_name(name)) as temporary:
+                write(temporary)
 
 
 def _claim(truth_dir: Path, settings: dict) -> None:

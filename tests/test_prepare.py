@@ -91,6 +91,7 @@ def test_every_file_ends_in_one_table(raw, tmp_path, capsys):
     assert row["channel_names"] == "c0;c1;c2"
     assert (row["bit_depth"], row["pixel_size_um"], row["simulated"]) == (12, 0.5, True)
     assert images["fourth_slice_contrast"].notna().equals(images["slices"] == 4)
+    assert images.dtypes[["slices", "height", "width", "bit_depth"]].eq("int64").all()
 
 
 def test_images_are_the_composed_acquisitions(raw, tmp_path):
@@ -315,6 +316,13 @@ def test_bad_places_give_one_clear_sentence(raw, tmp_path):
         prepare(raw, tmp_path / "out")
 
 
+def test_nothing_usable_is_said_so(tmp_path):
+    (tmp_path / "raw/MPP").mkdir(parents=True)
+    (tmp_path / "raw/MPP/a.oir").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"All 1 files of class MPP were refused.*neither OIR"):
+        prepare(tmp_path / "raw", tmp_path / "out")
+
+
 def test_resizing(raw, tmp_path):
     images = prepare(raw, tmp_path / "out", settings=ImageSettings(size=32))
     assert set(images["height"]) == {32}
@@ -337,7 +345,7 @@ def test_figures_and_intensities(raw, tmp_path):
     shares = table.groupby(["image_id", "stage", "channel"])["share"].sum()
     assert np.allclose(shares, 1)
     figures.intensity_histograms(table, "class", "note")
-    figures.split_bars(images)
+    figures.split_bars(manifest.count_by_class(images, "split"))
     bright = intensities.brightness(images, tmp_path / "out")
     assert bright.filter(like="AUROC").ge(0.5).all(axis=None)
     one = read_acquisition(raw / images["source"].iloc[0])

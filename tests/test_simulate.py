@@ -17,6 +17,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hsc_utils import optics, simulate, specimen
+from hsc_utils.manifest import read_rejected
+from hsc_utils.prepare import prepare_images
 
 COUNTS = {"LT-HSC": 6, "ST-HSC": 6, "MPP": 6}
 SIZE = 448
@@ -70,7 +72,7 @@ def grouped_auroc(features, cells):
 
 def test_files_are_what_a_microscope_would_give(demo):
     folder, cells = demo
-    files = sorted((folder / "raw").rglob("*.oir"))
+    files = sorted((folder / "raw").rglob("field_*.oir"))
     assert len(files) == sum(COUNTS.values())
     for path in files[::4]:
         with OirFile(path) as oir:
@@ -208,7 +210,22 @@ def test_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path):
     one, two, other = (digests(tmp_path / name) for name in ("one", "two", "other"))
     assert one == two
     assert one.keys() == other.keys()
-    assert not set(one.values()) & set(other.values())
+    same = {path for path in one if one[path] == other[path]}
+    assert {path.rpartition("/")[2] for path in same} <= {"notes.txt", "test exposure.oir"}
+
+
+def test_some_files_cannot_be_used_and_each_says_why(demo, tmp_path):
+    folder, _ = demo
+    images = prepare_images(folder / "raw", tmp_path, workers=1, small_classes="train")
+    rejected = read_rejected(tmp_path)
+    assert len(images) == sum(COUNTS.values())
+    reasons = rejected.set_index(rejected["source"].str.rpartition("/")[2])["reason"]
+    assert reasons.index.to_list() == [
+        *("cut short.oir", "notes.txt", "saved twice.oir", "test exposure.oir")
+    ]
+    assert "damaged or cut short" in reasons["cut short.oir"]
+    assert "holds 1 slice" in reasons["test exposure.oir"]
+    assert "the same as" in reasons["saved twice.oir"]
 
 
 def test_an_interrupted_demo_is_completed_and_a_complete_one_left_alone(tmp_path):

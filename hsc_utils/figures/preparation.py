@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from hsc_utils import reference
 from hsc_utils.acquisition import Acquisition
 from hsc_utils.figures import style
 
@@ -72,7 +73,7 @@ def intensity_histograms(histograms: pd.DataFrame, by: str, note: str = "") -> F
     figure, axes = style.new_figure(
         2, len(channels), size=(2.7 * len(channels), 4.6), squeeze=False, sharex="col", sharey="col"
     )
-    names = sorted(histograms[by].unique())
+    names = reference.class_order(histograms[by].unique())
     colours = style.class_colours(names)
     curves = histograms.groupby(["stage", "channel", by, "intensity"])["share"].mean()
     for row, stage in zip(axes, ("raw", "8 bit"), strict=True):
@@ -95,20 +96,19 @@ def intensity_histograms(histograms: pd.DataFrame, by: str, note: str = "") -> F
     return style.finish(figure, note)
 
 
-def split_bars(images: pd.DataFrame, note: str = "") -> Figure:
+def split_bars(counts: pd.DataFrame, note: str = "") -> Figure:
     """Draw how the images of each class divide into training, validation and test.
 
     Parameters
     ----------
-    images : DataFrame
-        ``images.csv``.
+    counts : DataFrame
+        From `manifest.count_by_class`, by ``split``.
     note : str
         Whose data these are.
     """
-    counts = pd.crosstab(images["class"], images["split"])
     figure, axes = style.new_figure(size=(6.5, 0.9 + 0.45 * len(counts)))
     left = np.zeros(len(counts))
-    for subset in [name for name in _SUBSET_COLOURS if name in counts]:
+    for subset in counts:
         bars = axes.barh(
             counts.index, counts[subset], left=left, label=subset, height=0.65,
             color=_SUBSET_COLOURS[subset],
