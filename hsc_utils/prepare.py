@@ -104,6 +104,8 @@ def prepare_images(
     if (images["split"] == "").all():
         by = "group" if keep_groups_whole else None
         images = manifest.split_images(images, fractions, seed, by, small_classes=small_classes)
+    pairs = manifest.near_duplicates(images)
+    leaks = int((pairs["split"] != pairs["split_of_other"]).sum())
     changed |= _write_if_changed(prepared / "images.csv", images[[*manifest.IMAGE_COLUMNS]])
     if changed or len(waiting) or not (prepared / "provenance.json").exists():
         write_provenance(
@@ -118,6 +120,7 @@ def prepare_images(
             seed=seed,
             simulated=bool(images["simulated"].any()),
             files=len(sources),
+            near_duplicates_across_given_subsets=leaks,
             files_converted_now=len(waiting),
         )
     print(
@@ -125,6 +128,11 @@ def prepare_images(
         f"{len(rejected)} refused; {len(waiting)} files read now, "
         f"{len(usable) - len(waiting)} done before."
     )
+    if leaks:
+        print(
+            f"Caution: {leaks} images look like one in another given subset (near_duplicate_of in "
+            "images.csv). If they show the same field, test scores are too good."
+        )
     return manifest.read_images(prepared)
 
 

@@ -238,6 +238,19 @@ def test_given_splits_are_kept_and_checked(tmp_path):
         prepare(raw, tmp_path / "out")
 
 
+def test_look_alikes_across_given_splits_are_reported(tmp_path, capsys):
+    for k, subset in enumerate(("train", "val", "test")):
+        for number in range(2):
+            write_png(tmp_path / "raw" / subset / "MPP" / f"{number}.png", 10 * k + number)
+    rgb = write_png(tmp_path / "again.png", 0)
+    nearly = np.clip(rgb.astype(int) + 3, 0, 255).astype(np.uint8)
+    (tmp_path / "raw/test/MPP/9.png").write_bytes(
+        imagecodecs.png_encode(np.ascontiguousarray(nearly))
+    )
+    prepare(tmp_path / "raw", tmp_path / "out")
+    assert "Caution: 1 images look like one in another given subset" in capsys.readouterr().out
+
+
 def test_groups(raw, tmp_path):
     for path in [raw / "MPP/a.tif", raw / "MPP/b c.png"]:
         path.unlink()
