@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hsc_utils import readers
 from hsc_utils.readers import AcquisitionError, Recording
+from hsc_utils.scaling import to_eight_bits
 
 __all__ = [
     "Acquisition",
@@ -24,9 +25,6 @@ __all__ = [
     "fourth_slice_contrast",
     "read_acquisition",
 ]
-
-SCALINGS = ("bit_depth", "fixed", "image", "slice")
-DEFAULT_PERCENTILES = (0.1, 99.9)
 
 
 @dataclass(frozen=True)
@@ -152,9 +150,7 @@ def compose_rgb(
         If `scaling` or `limits` is not one of the above.
     """
     slices = _used_slices(acquisition)
-    ranges = _ranges(slices, acquisition.bit_depth, scaling, limits)
-    if slices.dtype != np.uint8:
-        slices = [_scale(plane, *r) for plane, r in zip(slices, ranges, strict=True)]
+    slices = to_eight_bits(slices, acquisition.bit_depth, scaling, limits)
     black = np.zeros(slices[0].shape, np.uint8)
     return cv2.merge([*slices, *[black] * (3 - len(slices))])
 
@@ -259,43 +255,3 @@ def _bit_depth(planes: NDArray, stated: int | None, asked: int | None) -> int:
             "`bit_depth` is too small."
         )
     return depth
-
-
-def _ranges(
-    slices: NDArray, bit_depth: int, scaling: str, limits: tuple[float, float] | None
-) -> list[tuple[float, float]]:
-    """Return for each slice the raw intensities that become 0 and 255."""
-    if scaling not in SCALINGS:
-        raise ValueError(f"scaling is {scaling!r}, but one of {', '.join(SCALINGS)} was expected.")
-    if scaling == "bit_depth":
-        return [(0, (1 << bit_depth) - 1)] * len(slices)
-    if limits is None and scaling == "fixed":
-        raise ValueError("scaling='fixed' needs limits: the raw intensities that become 0 and 255.")
-    low, high = limits or DEFAULT_PERCENTILES
-    if low >= high or (scaling != "fixed" and not 0 <= low < high <= 100):
-        raise ValueError(
-            f"limits are ({low}, {high}), but the first must be the smaller"
-            f"{'' if scaling == 'fixed' else ', both percentiles from 0 to 100'}."
-        )
-    if scaling == "fixed":
-        return [(low, high)] * len(slices)
-    if scaling == "image":
-        return [_percentiles(slices, low, high)] * len(slices)
-    return [_percentiles(plane[None], low, high) for plane in slices]
-
-
-def _percentiles(planes: NDArray, low: float, high: float) -> tuple[float, float]:
-    """Return two percentiles by counting: exact, and much faster than sorting the pixels."""
-    levels = int(planes.max()) + 1
-    counts = [np.bincount(plane.ravel(), minlength=levels) for plane in planes]
-    cumulative = np.sum(counts, axis=0).cumsum()
-    ranks = np.array([low, high]) / 100 * (cumulative[-1] - 1)
-    first, last = np.searchsorted(cumulative, np.round(ranks), side="right")
-    return float(first), float(last)
-
-
-def _scale(plane: NDArray, low: float, high: float) -> NDArray[np.uint8]:
-    """Map low…high to 0…255 through a table, which is faster than arithmetic on the pixels."""
-    values = np.arange(int(plane.max(initial=0)) + 1, dtype=np.float64)
-    table = np.clip((values - low) * (255 / max(high - low, 1e-9)), 0, 255)
-    return np.take(np.round(table).astype(np.uint8), plane)

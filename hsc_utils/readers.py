@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from xml.etree import ElementTree
 
 import imagecodecs
 import numpy as np
@@ -20,12 +19,19 @@ import oirfile
 import tifffile
 from numpy.typing import NDArray
 
+from hsc_utils.file_metadata import (
+    acquisition_time,
+    objective_name,
+    ome_attribute,
+    ome_channels,
+    ome_pixel_size_um,
+    xml_text,
+)
+
 # A 2048 × 2048 acquisition of 4 slices takes 34 MB; a damaged header may claim petabytes.
 MAX_BYTES = 2**30
 
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-
-_UNITS_UM = {"µm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 
 
 class AcquisitionError(ValueError):
@@ -113,7 +119,7 @@ def _read_oir(path: Path) -> Recording:
         planes = math.prod(n for axis, n in oir.sizes.items() if axis not in "YX")
         if (
             oir.nbytes > weight
-            or oir.sizes["Y"] != int(_xml_text(frame, "height") or 0)
+            or oir.sizes["Y"] != int(xml_text(frame, "height") or 0)
             or len(oir._pixel_map) != planes
         ):
             raise AcquisitionError(
@@ -141,9 +147,9 @@ def _read_oir(path: Path) -> Recording:
             axes="".join(oir.dims),
             channel_names=names,
             bit_depth=oir.bitspersample or None,
-            acquired_at=_time(oir.datetime),
+            acquired_at=acquisition_time(oir.datetime),
             pixel_size_um=oir.coord_scales.get("X"),
-            objective=_objective(general),
+            objective=objective_name(general),
             simulated="SIMULATED" in metadata or "SIMULATED" in oir.producer,
         )
     if complaints:
@@ -166,16 +172,17 @@ def _read_tiff(path: Path) -> Recording:
         if page.photometric != tifffile.PHOTOMETRIC.RGB:
             axes = axes.replace("S", "C")
         ome, description = tiff.ome_metadata or "", page.description
-        size = _ome(ome, "Pixels", "PhysicalSizeX")
-        unit = _ome(ome, "Pixels", "PhysicalSizeXUnit") or "µm"
+        moment = xml_text(ome, "AcquisitionDate") or page.tags.valueof(306)
         recording = Recording(
             pixels=series.asarray(),
             axes=axes,
-            channel_names=_ome_channels(ome),
-            bit_depth=int(_ome(ome, "Pixels", "SignificantBits") or 0) or None,
-            acquired_at=_time(_xml_text(ome, "AcquisitionDate") or page.tags.valueof(306)),
-            pixel_size_um=float(size) * _UNITS_UM[unit] if size and unit in _UNITS_UM else None,
-            objective=_ome(ome, "Objective", "Model"),
+            channel_names=ome_channels(ome),
+            bit_depth=int(ome_attribute(ome, "Pixels", "SignificantBits") or 0) or None,
+            acquired_at=acquisition_time(
+                xml_text(ome, "AcquisitionDate") or page.tags.valueof(306)
+            ),
+            pixel_size_um=ome_pixel_size_um(ome),
+            objective=ome_attribute(ome, "Objective", "Model"),
             simulated="SIMULATED" in f"{ome}{description}{page.software}",
         )
     if complaints:
@@ -267,47 +274,6 @@ def _complaints(library: str, level: int) -> Iterator[list[str]]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
-
-
-def _ome(document: str, element: str, attribute: str) -> str:
-    """Return an attribute of the first such element of an OME document, or nothing."""
-    found = next(_elements(document, element), None)
-    return found.get(attribute, "") if found is not None else ""
-
-
-def _ome_channels(document: str) -> tuple[str, ...]:
-    """Return the channels' names; a channel without one is called by its number."""
-    channels = enumerate(_elements(document, "Channel"))
-    return tuple(channel.get("Name") or f"C={k}" for k, channel in channels)
-
-
-def _xml_text(document: str, element: str) -> str:
-    """Return the text of the first such element, whatever its namespace, or nothing."""
-    texts = (found.text for found in _elements(document, element))
-    return next((text.strip() for text in texts if text), "")
-
-
-def _objective(document: str) -> str:
-    lens = next(_elements(document, "objectiveLens"), None)
-    return _xml_text(ElementTree.tostring(lens, "unicode"), "name") if lens is not None else ""
-
-
-def _elements(document: str, name: str) -> Iterator[ElementTree.Element]:
-    """Go through the elements of a document by local name; an empty document has none."""
-    if document:
-        for element in ElementTree.fromstring(document.encode()).iter():
-            if element.tag.rpartition("}")[2] == name:
-                yield element
-
-
-def _time(text: str | None) -> datetime | None:
-    """Read ISO 8601 or TIFF's ``YYYY:MM:DD HH:MM:SS``; nothing else counts as a time."""
-    for layout in (datetime.fromisoformat, lambda t: datetime.strptime(t, "%Y:%m:%d %H:%M:%S")):
-        try:
-            return layout((text or "").strip())
-        except ValueError:
-            continue
-    return None
 
 
 _FORMATS = {
