@@ -178,9 +178,7 @@ def _read_tiff(path: Path) -> Recording:
             axes=axes,
             channel_names=ome_channels(ome),
             bit_depth=int(ome_attribute(ome, "Pixels", "SignificantBits") or 0) or None,
-            acquired_at=acquisition_time(
-                xml_text(ome, "AcquisitionDate") or page.tags.valueof(306)
-            ),
+            acquired_at=acquisition_time(moment),
             pixel_size_um=ome_pixel_size_um(ome),
             objective=ome_attribute(ome, "Objective", "Model"),
             simulated="SIMULATED" in f"{ome}{description}{page.software}",
