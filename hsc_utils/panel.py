@@ -45,16 +45,22 @@ def detection_panel(
     shown = figures.stretched(field)
     controls = {
         "method": widgets.Dropdown(options=blobs.METHODS, value=settings.method),
-        "min_sigma": widgets.FloatSlider(settings.min_sigma, min=1, max=40, step=0.5),
-        "max_sigma": widgets.FloatSlider(settings.max_sigma, min=1, max=60, step=0.5),
+        "min_sigma": widgets.FloatSlider(settings.min_sigma, min=1, max=40, step=0.25),
+        "max_sigma": widgets.FloatSlider(settings.max_sigma, min=1, max=60, step=0.25),
         "threshold": widgets.FloatLogSlider(settings.threshold, min=-3, max=0, step=0.02),
         "polarity": widgets.Dropdown(options=("both", "bright", "dark"), value=settings.polarity),
     }
     picture, message = widgets.Image(format="png"), widgets.Label()
-    button = widgets.Button(description="Write detection.json", button_style="primary")
+    button = widgets.Button(
+        description="Write detection.json", button_style="primary", layout={"width": "auto"}
+    )
 
     def chosen() -> blobs.DetectionSettings:
-        return replace(settings, **{name: control.value for name, control in controls.items()})
+        values = {name: control.value for name, control in controls.items()}
+        # a browser's sliders snap to their steps: 0.2 comes back as 0.19952623, 10 as 9.999999
+        values |= {name: round(values[name], 2) for name in ("min_sigma", "max_sigma")}
+        values["threshold"] = float(f"{values['threshold']:.2g}")
+        return replace(settings, **values)
 
     def redraw(_change: object = None) -> None:
         try:
@@ -66,7 +72,11 @@ def detection_panel(
         message.value = f"{len(found)} cells"
 
     def write(_button: object) -> None:
-        chosen().write(path)
+        try:
+            chosen().write(path)
+        except ValueError as error:
+            message.value = f"Not written: {error}"
+            return
         message.value = "detection.json is written."
 
     for name, control in controls.items():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_blobs import simulated_field
 
-from hsc_utils import cells, manifest, panel, patches, tuning
+from hsc_utils import cells, manifest, patches, tuning
 from hsc_utils.blobs import DetectionSettings, detect_cells
 from hsc_utils.ready_patches import import_patches
 from hsc_utils.truth import read_truth
@@ -228,22 +228,3 @@ def test_tuning_ranks_by_truth_and_without(prepared):
     assert grid[tuning.best_of_each(trials, blind)["log"]].threshold == 0.2
     with pytest.raises(ValueError, match="as many thresholds"):
         tuning.make_grid({"log": [0.1], "dog": [0.1, 0.2]}, [8.0], [13.0], DetectionSettings())
-
-
-def test_sliders_redraw_and_write(tmp_path):
-    image, truth = simulated_field(256, 5)
-    path = tmp_path / "detection.json"
-    box = panel.detection_panel(image, DetectionSettings(), path, interactive=True)
-    *controls, button, message = box.children[0].children
-    by_name = {control.description: control for control in controls}
-    before = bytes(box.children[1].value)
-    assert message.value == f"{len(truth)} cells"
-    by_name["threshold"].value = 0.9
-    assert message.value != f"{len(truth)} cells"
-    assert bytes(box.children[1].value) != before
-    by_name["max sigma"].value = 2
-    assert "min_sigma <= max_sigma" in message.value
-    by_name["max sigma"].value = 12
-    button.click()
-    written = DetectionSettings.read(path)
-    assert (written.max_sigma, round(written.threshold, 6)) == (12, 0.9)

@@ -9,6 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
 from hsc_utils.figures import style
@@ -86,7 +87,9 @@ def circled(image: NDArray[np.uint8], found: NDArray[np.float64]) -> bytes:
     canvas = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     for y, x, sigma in found:
         centre, radius = (round(x), round(y)), round(np.sqrt(2) * sigma)
-        cv2.circle(canvas, centre, radius, (255, 255, 255), 1, cv2.LINE_AA)
+        # yellow in a black seam shows on bright halos as well as on dark rings
+        cv2.circle(canvas, centre, radius, (0, 0, 0), 3, cv2.LINE_AA)
+        cv2.circle(canvas, centre, radius, (66, 228, 240), 1, cv2.LINE_AA)
     return cv2.imencode(".png", canvas)[1].tobytes()
 
 
@@ -102,7 +105,8 @@ def draw_cells(
     circles = EllipseCollection(
         diameters, diameters, np.zeros(len(found)), units="xy", facecolors="none",
         offsets=found[:, 1::-1], offset_transform=panel.transData,
-        edgecolors="white", linewidths=1.1,
+        edgecolors="#F0E442", linewidths=1.0,
+        path_effects=[Stroke(linewidth=2.2, foreground="black"), Normal()],
     )  # fmt: skip
     panel.add_collection(circles)
     if truth is not None:
