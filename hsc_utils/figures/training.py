@@ -49,12 +49,13 @@ def learning_curves(history: pd.DataFrame, note: str = "") -> Figure:
     """
     figure, (losses, scores) = style.new_figure(1, 2, size=(8, 2.9))
     best = history.loc[history["val_loss"].idxmin(), "epoch"]
-    losses.plot(history["epoch"], history["train_loss"], color=_TRAIN, label="training")
-    losses.plot(history["epoch"], history["val_loss"], color=_VALIDATION, label="validation")
+    few = {"marker": "."} if len(history) < 20 else {}  # a single epoch is no line
+    losses.plot(history["epoch"], history["train_loss"], color=_TRAIN, label="training", **few)
+    losses.plot(history["epoch"], history["val_loss"], color=_VALIDATION, label="validation", **few)
     losses.set(xlabel="Epoch", ylabel="Cross-entropy (nats)", ylim=(0, None))
     names = {"val_auroc": "AUROC", "val_balanced_accuracy": "balanced accuracy"}
     for (column, name), line in zip(names.items(), ("-", "--"), strict=True):
-        scores.plot(history["epoch"], history[column], line, color=_VALIDATION, label=name)
+        scores.plot(history["epoch"], history[column], line, color=_VALIDATION, label=name, **few)
     scores.set(xlabel="Epoch", ylabel="Validation score", ylim=(None, 1.01))
     for axes in (losses, scores):
         axes.axvline(best, color="0.8", zorder=0, label=f"kept: epoch {best}")
@@ -79,10 +80,12 @@ def confusion(
     """
     counts = np.asarray(counts)
     totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shares = np.char.mod("%.0f %%", 100 * counts / totals)
+    shares[counts.sum(axis=1) == 0] = "–"  # a class without a sample has no shares
     side = max(2.6, 0.65 * len(class_names) + 0.8)
     figure, panels = style.new_figure(1, 2, size=(min(2 * side + 1.4, 9), side))
     for axes, text, title in zip(
-        panels, (counts, np.char.mod("%.0f %%", 100 * counts / totals)),
+        panels, (counts, shares),
         ("Samples", "Share of the true class"), strict=True,
     ):  # fmt: skip
         sns.heatmap(
@@ -122,7 +125,10 @@ def roc_and_precision_recall(curves: Mapping[str, dict], note: str = "") -> Figu
     pr.set(xlabel="Recall", ylabel="Precision")
     for axes, title in ((roc, "AUROC"), (pr, "average precision")):
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), aspect="equal")
-        axes.legend(title=title, fontsize=8, title_fontsize=8, frameon=False, loc="lower right")
+        axes.legend(
+            title=title, fontsize=8, title_fontsize=8, loc="lower right",
+            frameon=True, framealpha=0.9, edgecolor="none",
+        )  # fmt: skip
     return style.finish(figure, note)
 
 
