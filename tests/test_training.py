@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, safe_open
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hsc_utils import batches, classifier, loop, metrics, models, training
 
@@ -182,11 +183,13 @@ def interrupted(*arguments):
     raise KeyboardInterrupt
 
 
-def test_images_one_channel_and_the_sampler(tmp_path):
+def test_images_one_channel_the_sampler_and_logs_for_tensorboard(tmp_path):
     cells, arrays = bright_squares(cells_per_image=1)
     images = cells.drop(columns=["cell_id", "row"])
     settings = quick(channels=[1], imbalance="sampler", normalisation="imagenet", max_epochs=1)
-    training.train(images, arrays, tmp_path, settings)
+    training.train(images, arrays, tmp_path, settings, tensorboard=True)
+    logs = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert logs.Scalars("val_loss")[0].value > 0
     model, config = models.load_run(tmp_path)
     assert config["level"] == "image" and config["channels"] == [1]
     assert config["mean"] == [batches.IMAGENET_MEAN[1]]
