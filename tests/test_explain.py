@@ -116,6 +116,17 @@ class TestGradCam:
         maps = explain.grad_cam(model, images[:1], [1])
         np.testing.assert_allclose(maps, enlarged(expected), atol=1e-4)
 
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU to compare with")
+    @pytest.mark.parametrize("name", ["resnet18", "densenet169"])
+    @pytest.mark.parametrize("stride", [32, 16])
+    def test_is_the_same_on_a_gpu(self, name, stride, images):
+        torch.manual_seed(0)
+        model = models.build_model(name, weights="none").eval()
+        layer = explain.layer_at_stride(model, stride)
+        here = explain.grad_cam(model, images, [0, 1, 2, 0, 1], layer)
+        there = explain.grad_cam(model.cuda(), images, [0, 1, 2, 0, 1], layer)
+        np.testing.assert_allclose(there, here, atol=1e-3)
+
     def test_no_positive_evidence_stays_zero(self, images):
         model = small_resnet()
         model.fc.weight.data = -model.fc.weight.data.abs()

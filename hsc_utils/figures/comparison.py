@@ -100,6 +100,7 @@ def differences(table: pd.DataFrame, note: str = "") -> Figure:
         for y, row in enumerate(ours.itertuples()):
             _interval(axes, row, y, "#0072B2", filled=row.p_holm < 0.05)
         axes.axvline(0, color="0.5", linewidth=1, linestyle=":")
+        axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel(f"Difference in {_SCORE_NAMES[score]}")
     panels[0, 0].set_yticks(range(len(pairs)), [f"{a}\nminus {b}" for a, b in pairs], fontsize=8)
     panels[0, 0].set_ylim(len(pairs) - 0.4, -0.6)
