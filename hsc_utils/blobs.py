@@ -141,6 +141,9 @@ def searched(rgb: NDArray[np.uint8], settings: DetectionSettings) -> NDArray[np.
             f"The image must be uint8 of shape (Y, X, 3) or (Y, X), but is {rgb.dtype} of shape "
             f"{rgb.shape}. Images of another kind become such ones in notebook 01."
         )
+    # a line or a corner of an image holds no whole cell
+    if min(rgb.shape[:2]) < 2 * settings.max_sigma:
+        return np.zeros(rgb.shape[:2], np.float32)
     return search_image(
         rgb,
         settings.search,
@@ -158,7 +161,7 @@ def detect_in(image: NDArray[np.float32], settings: DetectionSettings) -> NDArra
     DoG and DoH run at half the resolution where the smallest blob allows it, and take a
     quarter of the time.
     """
-    if min(image.shape) < 2 * settings.max_sigma or not image.any():
+    if not image.any():
         return np.empty((0, 3))
     sigmas = settings.sigmas()
     common = {"threshold": settings.threshold, "overlap": settings.overlap}

@@ -106,6 +106,8 @@ def extract_cells(
             "Lower threshold, or check min_sigma and max_sigma against the cells' size."
         )
     cells = _table(images, found, side)
+    # until all files fit together again, they are no finished result
+    (target / "provenance.json").unlink(missing_ok=True)
     settings.write(target / "detection.json")
     _write_patches(target / "patches.npy", cells, side, pieces)
     close_cells(target, cells, parameters, key, started, [source / "images.csv"])

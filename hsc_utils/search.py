@@ -146,10 +146,10 @@ def _domes(contrast: NDArray[np.float32], ramp: float, largest_hole: float) -> N
         hole = (area <= largest_hole) & (left > 0) & (top > 0)
         hole &= (left + width < above.shape[1]) & (top + height < above.shape[0])
         hole[0] = False
-        above[hole[labels]] = 1
+        above |= np.take(hole.astype(np.uint8), labels)
         # an image without any background has no edges to measure from
         if above.all():
             continue
         depth = cv2.distanceTransform(above, cv2.DIST_L2, 5)
-        domes += np.minimum(depth / ramp, 1) / len(_LEVELS)
-    return domes
+        domes += np.minimum(depth, ramp, out=depth)
+    return domes / np.float32(ramp * len(_LEVELS))

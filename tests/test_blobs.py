@@ -285,6 +285,27 @@ def test_blank_and_saturated_images_hold_no_cells(value, method):
     assert detect_cells(image, DetectionSettings(method=method)).shape == (0, 3)
 
 
+@pytest.mark.parametrize("method", blobs.METHODS)
+@pytest.mark.parametrize("search", ["contrast", "mean", "slice2"])
+def test_tiny_images_hold_no_cells(method, search):
+    """Smaller than the largest cell, or a line: nothing is found, and nothing breaks."""
+    chosen = DetectionSettings(method=method, search=search)
+    noise = np.random.default_rng(0).integers(0, 256, (25, 25, 3), np.uint8)
+    for image in (noise, noise[:1], noise[:, :2], noise[:1, :1]):
+        assert detect_cells(image, chosen).shape == (0, 3)
+
+
+def test_saturated_cells_are_found_once():
+    """Half of the image saturated: no cell there, and the others as before."""
+    image, cells = simulated_field(noise=0.02)
+    bright = image.copy()
+    bright[:, 200:] = 255
+    found = detect_cells(bright, DetectionSettings())
+    left = cells[cells[:, 1] < 180]
+    assert match_detections(found[found[:, 1] < 180], left, 5)["f1"] == 1
+    assert not (found[:, 1] > 215).any()
+
+
 def test_tiny_and_grayscale_images():
     image, cells = simulated_field()
     assert detect_cells(image[:12, :12], DetectionSettings()).shape == (0, 3)
@@ -312,6 +333,8 @@ def test_the_slice_searched_and_its_polarity():
         ({"method": "sift"}, "method"),
         ({"min_sigma": 9, "max_sigma": 8}, "min_sigma <= max_sigma"),
         ({"threshold": -1}, "threshold > 0"),
+        ({"threshold": float("nan")}, "threshold > 0"),
+        ({"min_sigma": 0}, "0 < min_sigma"),
         ({"overlap": 2}, "overlap <= 1"),
         ({"num_sigma": 0}, "num_sigma"),
         ({"polarity": "grey"}, "polarity"),

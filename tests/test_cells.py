@@ -1,6 +1,11 @@
 """Patches and their table: from images, and from ready images of single cells."""
 
+import subprocess
+import sys
+import time
+from unittest.mock import Mock
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -95,6 +100,75 @@ def test_an_interrupted_run_goes_on(prepared, monkeypatch):
         np.load(prepared / "cells/patches.npy"), np.load(prepared / "fresh/patches.npy")
     )
     assert not list((prepared / "cells").glob(".pieces*"))
+
+
+SLOW_RUN = """
+import sys, time
+from hsc_utils import cells
+from hsc_utils.blobs import DetectionSettings, detect_cells
+
+def slowly(image, settings):
+    time.sleep(0.4)
+    return detect_cells(image, settings)
+
+cells.detect_cells = slowly
+cells.extract_cells(sys.argv[1], sys.argv[2], DetectionSettings(), workers=1)
+"""
+
+
+def test_a_killed_run_goes_on(prepared, monkeypatch):
+    target = prepared / "cells"
+    run = subprocess.Popen([sys.executable, "-c", SLOW_RUN, str(prepared), str(target)])
+    deadline = time.monotonic() + 60
+    while len(list(target.glob(".pieces-*/*.npz"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    run.kill()
+    run.wait()
+    done = len(list(target.glob(".pieces-*/*.npz")))
+    assert 2 <= done < 6
+    assert not (target / "cells.csv").exists()
+    calls = []
+    monkeypatch.setattr(cells, "detect_cells", lambda *a: calls.append(1) or detect_cells(*a))
+    table = cells.extract_cells(prepared, target, DetectionSettings())
+    assert len(calls) == 6 - done
+    fresh = cells.extract_cells(prepared, prepared / "fresh", DetectionSettings())
+    pd.testing.assert_frame_equal(table, fresh, check_dtype=False)
+    np.testing.assert_array_equal(
+        np.load(target / "patches.npy"), np.load(prepared / "fresh/patches.npy")
+    )
+
+
+def test_files_that_do_not_fit_together_are_no_result(prepared, monkeypatch):
+    """Killed between the files of other settings, the first settings' files are made again."""
+    first = cells.extract_cells(prepared, prepared / "cells", DetectionSettings(), side=40)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cells, "close_cells", Mock(side_effect=KeyboardInterrupt))
+        cells.extract_cells(prepared, prepared / "cells", DetectionSettings(threshold=0.3), side=32)
+    again = cells.extract_cells(prepared, prepared / "cells", DetectionSettings(), side=40)
+    pd.testing.assert_frame_equal(again, first, check_dtype=False)
+    assert np.load(prepared / "cells/patches.npy").shape == (len(first), 40, 40, 3)
+
+
+def test_images_without_cells(prepared):
+    """Blank, saturated, tiny and gray images among the others give no cells, and no error."""
+    for number, image in enumerate(
+        [np.zeros((256, 256, 3)), np.full((256, 256, 3), 255), np.zeros((9, 9, 3))]
+    ):
+        patches.write_rgb(prepared / f"images/field{number}.png", image.astype(np.uint8))
+    gray = cv2.imread(str(prepared / "images/field3.png"), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(prepared / "images/field3.png"), gray)
+    table = cells.extract_cells(prepared, prepared / "cells", DetectionSettings(), side=40)
+    assert set(table["image_id"]) == {"field3", "field4", "field5"}
+    assert np.load(prepared / "cells/patches.npy").shape == (len(table), 40, 40, 3)
+
+
+def test_images_that_cannot_be_read(prepared):
+    (prepared / "images/field1.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"field1\.png cannot be read"):
+        cells.extract_cells(prepared, prepared / "cells", DetectionSettings())
+    (prepared / "images/field1.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"missing images, first images/field1\.png"):
+        cells.extract_cells(prepared, prepared / "cells", DetectionSettings())
 
 
 def test_no_cell_anywhere(prepared):
