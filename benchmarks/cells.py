@@ -26,12 +26,14 @@ from hsc_utils.provenance import ROOT, write_csv
 SIDE = 2048
 IMAGES = {"LT-HSC": 3, "ST-HSC": 3, "MPP": 3}
 RUNS = 5
+THRESHOLDS = {"log": 0.2, "dog": 0.2, "doh": 0.01}
 
 
 def extract(prepared_dir: Path, cells_dir: Path, method: str) -> tuple[float, int, float]:
     """Return the seconds, the number of cells and the peak memory in GB of one extraction."""
     started = time.perf_counter()
-    cells = extract_cells(prepared_dir, cells_dir, DetectionSettings(method=method))
+    settings = DetectionSettings(method=method, threshold=THRESHOLDS[method])
+    cells = extract_cells(prepared_dir, cells_dir, settings)
     seconds = time.perf_counter() - started
     return seconds, len(cells), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
@@ -63,7 +65,7 @@ def main() -> None:
         print("simulating", flush=True)
         simulate.write_demo(folder / "raw", folder / "truth", IMAGES, size=SIDE, days=1)
         prepare_images(folder / "raw", folder / "prepared")
-        rows = [measure(folder, method) for method in ("log", "dog", "doh")]
+        rows = [measure(folder, method) for method in THRESHOLDS]
     table = pd.DataFrame(rows).assign(
         runs=RUNS, cores=len(os.sched_getaffinity(0)), machine=platform.machine(),
         opencv=version("opencv-python-headless"), scikit_image=version("scikit-image"),

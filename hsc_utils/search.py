@@ -61,6 +61,14 @@ def search_image(
         return np.zeros(rgb.shape[:2], np.float32)
     # a black frame around the field of view is no background
     blank = _frame(slices)
+    view = _inside(blank)
+    if blank[view].shape != blank.shape:
+        found = np.zeros(blank.shape, np.float32)
+        found[view] = search_image(
+            rgb[view], search, polarity, min_sigma=min_sigma, max_sigma=max_sigma,
+            flatten=flatten, full_contrast=full_contrast,
+        )  # fmt: skip
+        return found
     if search.startswith("slice"):
         used = [min(int(search.removeprefix("slice")), len(slices) - 1)]
     deviations = [_deviation(slices[k], blank, max_sigma, flatten) for k in used]
@@ -75,9 +83,29 @@ def search_image(
 
 
 def _frame(slices: Sequence[NDArray[np.uint8]]) -> NDArray[np.bool_]:
-    """Mark areas that are black in every slice, wide enough not to be noise."""
+    """Mark areas that are black in every slice, and margins that these cut off.
+
+    Black areas count where they are wide enough not to be noise.
+    """
     black = (np.maximum.reduce(slices) == 0).astype(np.uint8)
-    return cv2.morphologyEx(black, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)) > 0
+    black = cv2.morphologyEx(black, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+    if not black.any():
+        return black > 0
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(1 - black, connectivity=4)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    cut_off = np.concatenate([[True], areas < 0.5 * areas.max(initial=0)])
+    return cut_off[labels]
+
+
+def _inside(blank: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Index the field of view within a frame, less the frame's blurred edge."""
+    view = []
+    for axis in (1, 0):
+        shown = np.flatnonzero(~blank.all(axis=axis))
+        count = blank.shape[1 - axis]
+        first, last = (shown[0], shown[-1] + 1) if len(shown) else (0, count)
+        view.append(slice(first + 2 * (first > 0), max(last - 2 * (last < count), first + 3)))
+    return view[0], view[1]
 
 
 def _deviation(
