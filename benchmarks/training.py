@@ -38,8 +38,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from hsc_utils import batches, loop, models, reference
-from hsc_utils.classifier import Classifier, device_name, precision
+from hsc_utils import batches, models, reference
+from hsc_utils.classifier import Classifier
+from hsc_utils.hardware import device_name, keep_freed_memory, precision
 from hsc_utils.provenance import ROOT, write_csv
 
 RUNS = 5
@@ -106,7 +107,7 @@ def ours(name: str, side: int, batch: int, count: int, folder: Path) -> float:
     """Train some batches by Lightning from the memory-mapped array."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    loop.keep_freed_memory()
+    keep_freed_memory()
     arrays = np.load(folder / f"{side}.npy", mmap_mode="r")
     rows = np.random.default_rng(0).integers(0, len(arrays), batch * count)
     loader = batches.training_batches(
@@ -126,7 +127,7 @@ def ours(name: str, side: int, batch: int, count: int, folder: Path) -> float:
 
 def ceiling(name: str, side: int, batch: int, count: int, folder: Path) -> float:
     """Train on one ready batch, at the precision of `ours`."""
-    loop.keep_freed_memory()
+    keep_freed_memory()
     trained = classifier(name, side).to(DEVICE).train()
     images = torch.randn(batch, 3, side, side, device=DEVICE)
     images = images.contiguous(memory_format=torch.channels_last)

@@ -66,19 +66,3 @@ class Classifier(lightning.LightningModule):
             scores["val_balanced_accuracy"] = found["balanced_accuracy"]
             scores["val_auroc"] = found["auroc"]
         self.log_dict(scores)
-
-
-def device_name() -> str:
-    """Name the device that models train on, with the precision, for the record."""
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()} ({precision()})"
-    return f"CPU, {torch.get_num_threads()} threads ({precision()})"
-
-
-def precision() -> str:
-    """Choose bfloat16 where the hardware computes with it, otherwise single precision."""
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-    capabilities = torch.cpu.get_capabilities()
-    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return "bf16-mixed" if fast else "32-true"

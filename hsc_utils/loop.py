@@ -5,7 +5,6 @@ jobs. A step's randomness depends on the seed and its number alone, so that an i
 run, started again, ends with the weights of an uninterrupted one.
 """
 
-import ctypes
 import logging
 import os
 import sys
@@ -22,11 +21,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from hsc_utils import batches, models
-from hsc_utils.classifier import VALIDATION_SCORES, Classifier, device_name, precision
+from hsc_utils.classifier import VALIDATION_SCORES, Classifier
+from hsc_utils.hardware import device_name, keep_freed_memory, precision
 from hsc_utils.provenance import write_csv
-
-# glibc's malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def fit(
@@ -36,8 +33,10 @@ def fit(
     config: dict,
     devices: int,
     tensorboard: bool,
-) -> nn.Module:
+) -> None:
     """Train to convergence, continuing from ``checkpoints/last.ckpt`` where there is one.
+
+    The weights of the epoch of lowest validation loss are for `best_model` to load.
 
     Parameters
     ----------
@@ -51,11 +50,6 @@ def fit(
         As in ``config.json``.
     devices, tensorboard
         See `training.train`.
-
-    Returns
-    -------
-    nn.Module
-        With the weights of the epoch of lowest validation loss.
 
     Raises
     ------
@@ -97,9 +91,19 @@ def fit(
             "The validation loss was never a finite number: lower learning_rate, and look at the "
             "images for constant or damaged ones."
         )
-    best = torch.load(directory / "checkpoints" / "best.ckpt", weights_only=True)
+
+
+def best_model(directory: Path, config: dict) -> nn.Module:
+    """Load the weights of the epoch of lowest validation loss from ``checkpoints/best.ckpt``."""
+    model = models.build_model(
+        config["architecture"], len(config["class_names"]), "none", len(config["channels"])
+    )
+    best = torch.load(
+        directory / "checkpoints" / "best.ckpt", weights_only=True, map_location="cpu"
+    )
+    classifier = Classifier(model, config, np.ones(len(config["class_names"])))
     classifier.load_state_dict(best["state_dict"])
-    return model
+    return model.to(memory_format=torch.channels_last)
 
 
 def predict(
@@ -127,18 +131,6 @@ def predict(
         ],
         axis=1,
     )
-
-
-def keep_freed_memory() -> None:
-    """Let a CPU's training reuse the memory that the step before has freed.
-
-    glibc hands large blocks back to the system, which must clear them when they are asked for
-    again: a tenth of a step. Other C libraries have no such setting, and are left alone.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and not torch.cuda.is_available():
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 class _History(Callback):
@@ -208,7 +200,7 @@ def _trainer(directory: Path, config: dict, devices: int, tensorboard: bool) -> 
         logger=TensorBoardLogger(directory, name="", version="tensorboard")
         if tensorboard
         else False,
-        default_root_dir=directory,
+        default_root_dir=directory / "checkpoints",  # where a requeued SLURM job leaves its state
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         enable_model_summary=False,

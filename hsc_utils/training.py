@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import save_file
 
-from hsc_utils import batches, classifier, loop, metrics, reference
+from hsc_utils import batches, classifier, loop, metrics, reference, several_devices
 from hsc_utils.provenance import from_root, shown_path, write_json, write_provenance
 from hsc_utils.weights import starting_weights
 
@@ -143,7 +143,9 @@ def train(
         return directory
     _prepare(directory, config)
     started = time.perf_counter()
-    model = loop.fit(samples, arrays, directory, config, devices, tensorboard)
+    fit = several_devices.fit if devices > 1 else loop.fit
+    fit(samples, arrays, directory, config, devices, tensorboard)
+    model = loop.best_model(directory, config)
     predictions = loop.predict(model, samples, arrays, config)
     class_names = config["class_names"]
     save_file(

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hsc_utils import batches, classifier, loop, metrics, models, training
+from hsc_utils import batches, classifier, loop, metrics, models, several_devices, training
 
 CLASSES = ["LT-HSC", "ST-HSC", "MPP"]
 
@@ -158,6 +158,16 @@ def test_training_killed_and_started_again_ends_with_the_same_weights(finished, 
     pd.testing.assert_frame_equal(*histories)
 
 
+def test_two_processes_share_a_batch(tmp_path):
+    """As two GPUs would; here both are on the processor."""
+    cells, arrays = bright_squares(cells_per_image=1)
+    cells = cells.assign(row=np.arange(len(cells)))
+    training.train(cells, arrays, tmp_path / "run", quick(max_epochs=1), devices=2)
+    assert len(pd.read_csv(tmp_path / "run" / "history.csv")) == 1
+    assert len(pd.read_parquet(tmp_path / "run" / "predictions.parquet")) == len(cells)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_patience_stops_and_a_run_cut_off_before_its_export_does_not_train_on(
     tmp_path, monkeypatch
 ):
@@ -238,6 +248,13 @@ def test_a_subset_or_class_that_is_missing_is_named(tmp_path):
         training.train(cells[~untrained], arrays, tmp_path, quick())
     with pytest.raises(ValueError, match="No validation sample"):
         training.train(cells[cells["split"] != "validation"], arrays, tmp_path, quick())
+
+
+def test_a_process_that_dies_leaves_its_sentence():
+    with pytest.raises(MemoryError, match="lower batch_size"):
+        several_devices._raise_last("[rank0]: MemoryError: too big: lower batch_size\nbye\n")
+    with pytest.raises(RuntimeError, match="NCCL"):
+        several_devices._raise_last("Traceback\nDistError: NCCL is not there\n")
 
 
 def test_running_out_of_memory_says_what_to_lower(tmp_path, monkeypatch):
