@@ -187,6 +187,8 @@ def _blobs_of_scikit_image(
         return feature.blob_dog(image, float(sigmas[0]), high, ratio, **common)
     # a blob of DoH has a radius of sigma, the others of 1.41 sigma
     low, high = (float(sigma) * math.sqrt(2) for sigma in sigmas[[0, -1]])
+    # its integral image takes sums below 0 for 0
+    image = image - image.min()
     found = feature.blob_doh(image, low, high, len(sigmas), log_scale=True, **common)
     return found / [1, 1, math.sqrt(2)]
 

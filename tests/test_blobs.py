@@ -246,6 +246,22 @@ def test_sigma_means_the_same_for_each_method():
         np.testing.assert_allclose(found, [[70, 90, 9]], atol=1.6)
 
 
+@pytest.mark.parametrize("method", blobs.METHODS)
+@pytest.mark.parametrize("flatten", [False, True])
+def test_dark_cells_of_one_slice(method, flatten):
+    """Dark on bright, negative throughout once turned over: each method finds them."""
+    y, x = np.mgrid[:300, :300]
+    dark = 200 - 120 * np.exp(-((y - 90) ** 2 + (x - 210) ** 2) / (2 * 9**2))
+    chosen = DetectionSettings(
+        method=method, threshold=0.005 if method == "doh" else 0.1, search="slice0",
+        polarity="dark", flatten=flatten, min_sigma=6, max_sigma=14,
+    )  # fmt: skip
+    found = detect_cells(dark.astype(np.uint8), chosen)
+    inside = found[(found[:, :2].min(axis=1) > 30) & (found[:, :2].max(axis=1) < 270)]
+    # DoH's box filters tell sizes coarsely
+    np.testing.assert_allclose(inside, [[90, 210, 9]], atol=3.5 if method == "doh" else 1)
+
+
 def test_the_wall_of_the_chamber_is_no_cell():
     image, cells = simulated_field(seed=3, noise=0.01)
     _, x = np.mgrid[:384, :384]
@@ -371,6 +387,9 @@ def test_real_brightfield_cells():
     assert match_detections(found, alone, 5)["recall"] == 1
     frame = np.minimum(found[:, :2].min(axis=1), 288 - found[:, :2].max(axis=1))
     assert (frame > 8).all()
+    # the corners of the frame hold no cell, but one
+    for corner in ([20, 20], [20, 270], [270, 270]):
+        assert np.hypot(*(found[:, :2] - corner).T).min() > 15
 
     image = cv2.imread(str(folder / "suspension_cells.png"), cv2.IMREAD_COLOR_RGB)
     found = detect_cells(image, DetectionSettings(min_sigma=14, max_sigma=24))
