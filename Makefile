@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PATH
+# Compiled modules are kept: without them every notebook spends 10 s on importing its libraries.
+unexport PYTHONDONTWRITEBYTECODE
 CORES ?= all
 # The uv of the machine if it has one, otherwise one installed into .uv from the lock's hash.
 UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
