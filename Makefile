@@ -34,6 +34,9 @@ sweep: .venv/.ready  ## the demo's data, three seeds, every subset of slices: ta
 notebooks: .venv/.ready  ## store the demo's outputs in notebooks/ (runs whatever of the demo is missing)
 	$(SNAKEMAKE) --configfile workflow/config/demo.yaml --forcerun store -- store
 
+unlock: .venv/.ready  ## release the lock that a killed run or a power loss left; then go on
+	$(SNAKEMAKE) --configfile workflow/config/demo.yaml --unlock
+
 lint: .venv/.ready  ## check style, notebooks included
 	ruff format --check .
 	ruff check .
@@ -57,4 +60,4 @@ clean:  ## delete the demo's results and caches (keeps .venv and data)
 	awk '/^uv==/ {pin = 1} pin {print} pin && !/\\$$/ {exit}' requirements.txt > .uv/requirements.txt
 	.uv/bin/python -m pip install --quiet --require-hashes -r .uv/requirements.txt
 
-.PHONY: help demo test lab book paper sweep notebooks lint lock clean
+.PHONY: help demo test lab book paper sweep notebooks unlock lint lock clean
