@@ -2,9 +2,6 @@
 
 import os
 import platform
-import statistics
-import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,16 +17,6 @@ def write_results(name: str, rows: list[dict], packages: tuple[str, ...]) -> Non
     versions = "; ".join(f"{package} {version(package)}" for package in packages)
     table = table.assign(cores=len(os.sched_getaffinity(0)), processor=_processor())
     write_csv(ROOT / f"benchmarks/results/{name}.csv", table.assign(versions=versions))
-
-
-def median_seconds(work: Callable[[], object], runs: int = 5) -> float:
-    """Return the median wall-clock time of several runs."""
-    times = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
 
 
 def _processor() -> str:

@@ -81,7 +81,7 @@ def read_cells(cells_dir: str | Path) -> pd.DataFrame:
     Parameters
     ----------
     cells_dir : path
-        Folder that `cells.extract_cells` or `cells.import_patches` wrote.
+        Folder that `cells.extract_cells` or `ready_patches.import_patches` wrote.
 
     Returns
     -------
