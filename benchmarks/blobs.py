@@ -20,11 +20,11 @@ import pandas as pd
 import tifffile
 from skimage import feature
 
-from hsc_utils import simulate
-from hsc_utils.acquisition import compose_rgb, read_acquisition
-from hsc_utils.blobs import blob_log
-from hsc_utils.matching import agreement
-from hsc_utils.provenance import ROOT, write_csv
+from hsc_utils.detection.blobs import blob_log
+from hsc_utils.detection.matching import agreement
+from hsc_utils.files import ROOT, write_csv
+from hsc_utils.preparation.acquisition import compose_rgb, read_acquisition
+from hsc_utils.simulation import simulate
 
 SIDE = 2048
 REPEATS = 5

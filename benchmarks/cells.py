@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from hsc_utils import reference, simulate
-from hsc_utils.blobs import DetectionSettings
-from hsc_utils.cells import extract_cells
-from hsc_utils.prepare import prepare_images
-from hsc_utils.provenance import ROOT, write_csv
+from hsc_utils.detection.blobs import DetectionSettings
+from hsc_utils.detection.cells import extract_cells
+from hsc_utils.files import ROOT, write_csv
+from hsc_utils.paper import counts
+from hsc_utils.preparation.prepare import prepare_images
+from hsc_utils.simulation import simulate
 
 SIDE = 2048
 IMAGES = {"LT-HSC": 3, "ST-HSC": 3, "MPP": 3}
@@ -49,7 +50,7 @@ def measure(folder: Path, method: str) -> dict:
     seconds, cells, memory = zip(*results, strict=True)
     count = sum(IMAGES.values())
     rate = count / statistics.median(seconds)
-    paper = int(reference.counts()["images"].sum())
+    paper = int(counts()["images"].sum())
     return {
         "method": method, "images": count, "pixels": f"{SIDE}×{SIDE}", "cells": cells[0],
         "images_per_s": round(rate, 2), "paper_images": paper,

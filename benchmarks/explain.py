@@ -23,7 +23,9 @@ from captum.attr import LayerAttribution, LayerGradCam
 from machine import write_results
 from torch import nn
 
-from hsc_utils import attention, batches, explain, models
+from hsc_utils.explanation import attention
+from hsc_utils.explanation.maps import grad_cam, layer_at_stride, normalise
+from hsc_utils.training import batches, models
 
 BACKBONES = ("resnet18", "densenet121", "densenet169")
 CELLS, FEW, OURS_SAMPLE, PLAIN_SAMPLE, RUNS = 10_000, 1_000, 256, 32, 5
@@ -49,13 +51,13 @@ def disc_labels(cells: pd.DataFrame, patches: np.ndarray) -> np.ndarray:
 
 def ours(model: nn.Module, patches: np.ndarray, cells: pd.DataFrame) -> None:
     """Explain cells as notebook 06 does, at one stride."""
-    layers = {STRIDE: explain.layer_at_stride(model, STRIDE)}
+    layers = {STRIDE: layer_at_stride(model, STRIDE)}
     attention.measure_cells(model, CONFIG, patches, cells, layers, disc_labels)
 
 
 def plain_way(model: nn.Module, patches: np.ndarray, cells: pd.DataFrame) -> np.ndarray:
     """Explain cells one by one with captum alone."""
-    layer = model.get_submodule(explain.layer_at_stride(model, STRIDE))
+    layer = model.get_submodule(layer_at_stride(model, STRIDE))
     captum, maps = LayerGradCam(model, layer), []
     for row, name in zip(cells["row"], cells["predicted"], strict=True):
         image = batches.to_input(patches[row : row + 1], CONFIG)
@@ -63,7 +65,7 @@ def plain_way(model: nn.Module, patches: np.ndarray, cells: pd.DataFrame) -> np.
         coarse = captum.attribute(image, target=target, relu_attributions=True)
         fine = LayerAttribution.interpolate(coarse, (SIDE, SIDE), "bilinear")
         maps.append(fine[0, 0].detach().numpy())
-    return explain.normalise(np.stack(maps))
+    return normalise(np.stack(maps))
 
 
 def compare(backbone: str) -> dict:
@@ -74,8 +76,8 @@ def compare(backbone: str) -> dict:
     few = cells.iloc[:PLAIN_SAMPLE]
     expected = plain_way(model, patches, few)
     targets = few["predicted"].map(CONFIG["class_names"].index).tolist()
-    layer = explain.layer_at_stride(model, STRIDE)
-    maps = explain.grad_cam(model, batches.to_input(patches[:PLAIN_SAMPLE], CONFIG), targets, layer)
+    layer = layer_at_stride(model, STRIDE)
+    maps = grad_cam(model, batches.to_input(patches[:PLAIN_SAMPLE], CONFIG), targets, layer)
     np.testing.assert_allclose(maps, expected, atol=1e-3)
     rates = {"plain": [], "ours": []}
     for _ in range(RUNS):

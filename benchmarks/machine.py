@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hsc_utils.provenance import ROOT, write_csv
+from hsc_utils.files import ROOT, write_csv
 
 
 def write_results(name: str, rows: list[dict], packages: tuple[str, ...]) -> None:

@@ -22,9 +22,9 @@ import psutil
 from machine import write_results
 from PIL import Image
 
-from hsc_utils import simulate
-from hsc_utils.prepare import prepare_images
-from hsc_utils.provenance import ROOT
+from hsc_utils.files import ROOT
+from hsc_utils.preparation.prepare import prepare_images
+from hsc_utils.simulation import simulate
 
 PACKAGES = ("oirfile", "imagecodecs", "pillow", "numpy", "joblib")
 SIDE = 2048

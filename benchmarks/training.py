@@ -38,10 +38,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from hsc_utils import batches, models, reference
-from hsc_utils.classifier import Classifier
-from hsc_utils.hardware import device_name, keep_freed_memory, precision
-from hsc_utils.provenance import ROOT, write_csv
+from hsc_utils import paper
+from hsc_utils.files import ROOT, write_csv
+from hsc_utils.training import batches, models
+from hsc_utils.training.fit import Classifier, device_name, keep_freed_memory, precision
 
 RUNS = 5
 # backbone, side of the input in px, batch size and batches a run: on a CPU, and on a GPU
@@ -226,7 +226,7 @@ def write_samples(folder: Path, sides: set[int]) -> None:
 
 def full_size(side: int) -> int:
     """Return the paper's number of samples on a GPU; on a CPU a few stand for them."""
-    counts = reference.counts()
+    counts = paper.counts()
     return int(counts["cells" if side == 64 else "images"].sum()) if ON_GPU else FILES[side]
 
 

@@ -21,7 +21,8 @@ import papermill
 import pydantic
 import yaml
 
-from hsc_utils.provenance import ROOT, from_root, run_directory, shown_path
+from hsc_utils.files import ROOT, from_root, shown_path
+from hsc_utils.study import run_directory
 
 NOTEBOOKS_DIR = ROOT / "notebooks"
 

@@ -6,9 +6,12 @@ import pandas as pd
 from matplotlib.patches import Circle
 from PIL import Image
 
-from hsc_utils import acquisition, batches, explain, manifest, models
-from hsc_utils.figures import style
-from hsc_utils.provenance import ROOT, SIMULATED_NOTE
+from hsc_utils import drawing, manifest
+from hsc_utils.explanation.maps import grad_cam, layer_at_stride, resize_maps
+from hsc_utils.files import ROOT
+from hsc_utils.preparation import acquisition
+from hsc_utils.provenance import SIMULATED_NOTE
+from hsc_utils.training import batches, models
 
 DEMO = ROOT / "results" / "demo"
 STEPS = (
@@ -51,9 +54,9 @@ def draw() -> plt.Figure:
     model, config = models.load_run(DEMO / "runs" / "cell" / "densenet121" / "seed0")
     chosen = patches[np.asarray(examples["row"])]
     targets = [config["class_names"].index(name) for name in examples["class"]]
-    layer = explain.layer_at_stride(model, 16)
-    maps = explain.grad_cam(model, batches.to_input(chosen, config), targets, layer)
-    maps = explain.resize_maps(maps, chosen.shape[1])
+    layer = layer_at_stride(model, 16)
+    maps = grad_cam(model, batches.to_input(chosen, config), targets, layer)
+    maps = resize_maps(maps, chosen.shape[1])
     grids = show_grid(panels[3], [patch.mean(axis=2) for patch in chosen], examples)
     for axes, attention in zip(grids, maps, strict=True):
         axes.imshow(attention, cmap="viridis", vmin=0, vmax=1, alpha=0.5)
@@ -73,7 +76,7 @@ def brightened(rgb: np.ndarray) -> np.ndarray:
 
 def show_grid(panel: plt.Figure, pictures: list[np.ndarray], examples: pd.DataFrame) -> list:
     """Show three pictures a class, one class a row, and return the axes."""
-    colours = style.class_colours(examples["class"].unique())
+    colours = drawing.class_colours(examples["class"].unique())
     grid = panel.subplots(3, 3).ravel()
     for index, (axes, picture) in enumerate(zip(grid, pictures, strict=True)):
         axes.imshow(picture, cmap="gray")

@@ -1,0 +1,161 @@
+"""Figures of step 05: several models on the same test set."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hsc_utils import drawing
+
+# Paul Tol's muted set: colour-blind safe, and none of them is the colour of a class
+_MODEL_COLOURS = ("#888888", "#44AA99", "#882255", "#DDCC77", "#332288", "#88CCEE", "#117733")
+_SCORE_NAMES = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}
+_LINES = ("-", "--", "-.", ":")
+
+
+def model_colours(models: Sequence[str]) -> dict[str, str]:
+    """Give each model a colour, in the order given."""
+    return {model: _MODEL_COLOURS[k % len(_MODEL_COLOURS)] for k, model in enumerate(models)}
+
+
+def roc_curves(
+    curves: Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]],
+    table: pd.DataFrame,
+    note: str = "",
+) -> Figure:
+    """Draw ROC curves, one panel a class, one line a model (the paper's Figure 7).
+
+    Parameters
+    ----------
+    curves : mapping
+        (model, class) to false and true positive rates, from `comparison.roc_curves`.
+    table : DataFrame
+        From `comparison.compare`: AUROC and interval of each line.
+    note : str
+        Whose data these are.
+    """
+    models = list(dict.fromkeys(model for model, _ in curves))
+    classes = list(dict.fromkeys(name for _, name in curves))
+    colours = model_colours(models)
+    rows = table[table["against"] == ""].set_index(["model", "score"])
+    # the legends have a row of their own, so that nothing else can lie over them
+    heights = 2.6, 0.3 + 0.36 * len(models)
+    figure, panels = drawing.new_figure(
+        2, len(classes), size=(max(2.75 * len(classes), 4), sum(heights) + 0.3), squeeze=False,
+        height_ratios=heights,
+    )  # fmt: skip
+    for (axes, below), name in zip(panels.T, classes, strict=True):
+        for index, model in enumerate(models):
+            row = rows.loc[(model, f"auroc {name}")]
+            label = f"{model}\n{row['estimate']:.3f} ({row['low']:.3f}–{row['high']:.3f})"
+            style_ = {"color": colours[model], "linestyle": _LINES[index % len(_LINES)]}
+            axes.plot(*curves[model, name], label=label, **style_)
+        axes.plot([0, 1], [0, 1], color="0.8", linewidth=1, zorder=0)
+        axes.set(title=name, xlabel="False positive rate", aspect="equal")
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        below.set_axis_off()
+        below.legend(
+            *axes.get_legend_handles_labels(), loc="upper center", fontsize=7.5, frameon=False,
+            title="AUROC (interval)", title_fontsize=7.5,
+        )  # fmt: skip
+    panels[0, 0].set_ylabel("True positive rate")
+    return drawing.finish(figure, note)
+
+
+def auroc_bars(table: pd.DataFrame, note: str = "") -> Figure:
+    """Draw each model's AUROC with its interval, by class and their mean, as grouped bars."""
+    rows = table[(table["against"] == "") & table["score"].str.startswith("auroc")]
+    models, scores = (list(dict.fromkeys(rows[key])) for key in ("model", "score"))
+    colours, width = model_colours(models), 0.8 / len(models)
+    figure, axes = drawing.new_figure(size=(8, 3.4))
+    for index, model in enumerate(models):
+        ours = rows[rows["model"] == model].set_index("score").loc[scores]
+        x = np.arange(len(scores)) + (index - (len(models) - 1) / 2) * width
+        axes.bar(x, ours["estimate"], width * 0.94, color=colours[model], label=model)
+        errors = np.abs(ours[["low", "high"]].to_numpy().T - ours["estimate"].to_numpy())
+        axes.errorbar(x, ours["estimate"], errors, fmt="none", color="0.15", capsize=2.5, lw=1)
+    axes.axhline(0.5, color="0.5", linewidth=1, linestyle=":")
+    names = [score.removeprefix("auroc ").replace("auroc", "mean of classes") for score in scores]
+    axes.set_xticks(range(len(scores)), names)
+    axes.set(ylabel="AUROC, one class against the rest", ylim=(0, 1.02))
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, title="Model")
+    return drawing.finish(figure, note)
+
+
+def differences(table: pd.DataFrame, note: str = "") -> Figure:
+    """Draw paired differences with intervals, a panel a score, filled where p (Holm) < 0.05.
+
+    Where there are several seeds, two ticks below each line mark the smallest and the
+    largest difference of one seed.
+    """
+    rows = table[table["against"] != ""]
+    scores = list(dict.fromkeys(rows["score"]))
+    pairs = list(dict.fromkeys(zip(rows["model"], rows["against"], strict=True)))
+    height = 1.5 + 0.42 * len(pairs)
+    figure, panels = drawing.new_figure(
+        1, len(scores), size=(8, height), squeeze=False, sharey=True
+    )
+    for axes, score in zip(panels[0], scores, strict=True):
+        ours = rows[rows["score"] == score].set_index(["model", "against"]).loc[pairs]
+        for y, row in enumerate(ours.itertuples()):
+            _interval(axes, row, y, "#0072B2", filled=row.p_holm < 0.05)
+        axes.axvline(0, color="0.5", linewidth=1, linestyle=":")
+        axes.locator_params(axis="x", nbins=5)
+        axes.set_xlabel(f"Difference in {_SCORE_NAMES[score]}")
+    panels[0, 0].set_yticks(range(len(pairs)), [f"{a}\nminus {b}" for a, b in pairs], fontsize=8)
+    panels[0, 0].set_ylim(len(pairs) - 0.4, -0.6)
+    return drawing.finish(figure, note)
+
+
+def slices(
+    table: pd.DataFrame, runs: pd.DataFrame, subsets: Sequence[str], note: str = ""
+) -> Figure:
+    """Draw AUROC by the slices a model sees, and what all three add to each choice of fewer.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `comparison.compare`, with the model that sees all slices as reference.
+    runs : DataFrame
+        From `runs.read_runs`, of one backbone.
+    subsets : sequence of str
+        Every choice of slices, such as ``0+2``; those without a run are named as missing.
+    note : str
+        Whose data these are.
+    """
+    seen = runs.drop_duplicates("model").set_index("model")["channels"]
+    rows = table[table["score"] == "auroc"].astype({"against": str})
+    alone = rows[rows["against"] == ""].assign(channels=lambda t: t["model"].map(seen))
+    added = rows[rows["against"] != ""].assign(channels=lambda t: t["against"].map(seen))
+    figure, panels = drawing.new_figure(1, 2, size=(8, 3.9), sharey=True)
+    for axes, ours, colour in zip(panels, (alone, added), ("#882255", "#0072B2"), strict=True):
+        for row in ours.itertuples():
+            filled = row.against == "" or row.p_holm < 0.05
+            _interval(axes, row, subsets.index(row.channels), colour, filled=filled)
+    for y, subset in enumerate(subsets):
+        if subset not in set(seen):
+            panels[0].text(
+                0.5, y, "not trained", transform=panels[0].get_yaxis_transform(), fontsize=8,
+                color="0.5", ha="center", va="center",
+            )  # fmt: skip
+    panels[1].axvline(0, color="0.5", linewidth=1, linestyle=":")
+    for axes in panels:
+        axes.locator_params(axis="x", nbins=5)
+    panels[0].set_xlabel("AUROC, mean of classes")
+    panels[1].set_xlabel("AUROC with all three slices\nminus AUROC with these")
+    names = [
+        "all three" if s.count("+") == 2 else f"slice {s.replace('+', ' + ')}" for s in subsets
+    ]
+    panels[0].set_yticks(range(len(subsets)), names)
+    panels[0].set_ylim(len(subsets) - 0.4, -0.6)
+    return drawing.finish(figure, note)
+
+
+def _interval(axes: Axes, row: tuple, y: float, colour: str, *, filled: bool) -> None:
+    """Draw an estimate with its interval, and below it the extremes of single seeds."""
+    axes.plot([row.low, row.high], [y, y], color="0.15", linewidth=1.5)
+    axes.plot(row.estimate, y, "o", color=colour, markerfacecolor=colour if filled else "white")
+    if row.seeds > 1:
+        axes.plot([row.seed_low, row.seed_high], [y + 0.25] * 2, "|", color=colour, markersize=6)

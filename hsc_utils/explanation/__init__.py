@@ -1,0 +1,1 @@
+"""Step 06: trained models in; Grad-CAM maps, numbers for them, and their checks out."""

@@ -1,0 +1,33 @@
+"""The paper's own numbers, read from ``data/reference/*.csv``, the only place they are typed.
+
+A number that the paper's text does not give is not in these tables and not known here.
+"""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from hsc_utils.files import ROOT
+
+REFERENCE_DIR = ROOT / "data" / "reference"
+
+
+def counts() -> pd.DataFrame:
+    """Return images and cells by class (index ``class``: LT-HSC, ST-HSC, MPP)."""
+    return pd.read_csv(REFERENCE_DIR / "counts.csv", index_col="class")
+
+
+def class_order(class_names: Iterable[str]) -> list[str]:
+    """Order classes for a reader: the paper's as it names them, then any others by name."""
+    names, paper = set(class_names), list(counts().index)
+    return [name for name in paper if name in names] + sorted(names - set(paper))
+
+
+def scores() -> pd.DataFrame:
+    """Return the reported test scores, fractions in [0, 1], indexed by level and architecture."""
+    return pd.read_csv(REFERENCE_DIR / "scores.csv", index_col=["level", "architecture"])
+
+
+def backbones() -> pd.DataFrame:
+    """Return the quoted parameter counts in millions (with the ImageNet head) by architecture."""
+    return pd.read_csv(REFERENCE_DIR / "backbones.csv", index_col="architecture")

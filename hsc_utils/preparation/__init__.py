@@ -1,0 +1,1 @@
+"""Step 01: microscope files in, RGB images and `images.csv` out."""

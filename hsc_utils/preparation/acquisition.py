@@ -1,0 +1,310 @@
+"""One microscope file → its slices → one RGB image.
+
+A *slice* is one grayscale plane of an acquisition: an optical configuration (channel) or a
+focal plane. The kind of file is recognised by its first bytes, whatever its name.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from hsc_utils.preparation import formats
+from hsc_utils.preparation.formats import AcquisitionError, Recording
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """The slices of one file and what its metadata say of them.
+
+    Attributes
+    ----------
+    slices : ndarray of uint8 or uint16, shape (S, Y, X)
+        In acquisition order, or in the order asked for.
+    bit_depth : int
+        Significant bits of a pixel, 1 to 16.
+    channel_names : tuple of str
+        One name a slice, such as ``DIC``, ``Z=2`` or ``DIC, Z=2``.
+    acquired_at : datetime or None
+        Start of the acquisition by the microscope's clock.
+    pixel_size_um : float or None
+        Side of a pixel in micrometres.
+    objective : str
+        Name of the objective lens; empty where the file does not say.
+    simulated : bool
+        Whether the file says that it was simulated.
+    selected : bool
+        Whether the caller said which slices to use.
+    composed : bool
+        Whether the file was a ready RGB image; its slices are then R, G and B.
+    """
+
+    slices: NDArray[np.uint8] | NDArray[np.uint16]
+    bit_depth: int
+    channel_names: tuple[str, ...]
+    acquired_at: datetime | None = None
+    pixel_size_um: float | None = None
+    objective: str = ""
+    simulated: bool = False
+    selected: bool = False
+    composed: bool = False
+
+
+def read_acquisition(
+    path: str | Path, *, slices: Sequence[int | str] = (), bit_depth: int | None = None
+) -> Acquisition:
+    """Read one ``.oir``, TIFF, OME-TIFF or PNG file.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    slices : sequence of int or str
+        Which slices to use and in which order; empty takes all, in acquisition order. An
+        integer counts slices from 0 in acquisition order. A text is a channel name
+        (``DIC``: every plane of that channel), a position on an axis (``Z=1``: that plane of
+        every channel), or such an integer.
+    bit_depth : int, optional
+        Significant bits of a pixel, 9 to 16, for 16-bit files whose metadata do not say (many
+        cameras store 12 bits in 16); overrides the file.
+
+    Returns
+    -------
+    Acquisition
+
+    Raises
+    ------
+    AcquisitionError
+        If the file is missing, damaged, not a supported image, a time lapse, tiled, or from a
+        colour camera; if it holds several channels times several planes and `slices` does not
+        say which to use; or if pixels exceed the bit depth.
+    """
+    recording = formats.read_recording(Path(path))
+    try:
+        planes, names = _planes(recording, slices)
+        depth = _bit_depth(planes, recording.bit_depth, bit_depth)
+    except AcquisitionError as error:
+        raise AcquisitionError(f"{Path(path).name}: {error}") from None
+    return Acquisition(
+        slices=planes,
+        bit_depth=depth,
+        channel_names=names,
+        acquired_at=recording.acquired_at,
+        pixel_size_um=recording.pixel_size_um,
+        objective=recording.objective,
+        simulated=recording.simulated,
+        selected=bool(slices),
+        composed=recording.axes == "SYX" and not slices,
+    )
+
+
+def compose_rgb(
+    acquisition: Acquisition,
+    *,
+    scaling: str = "bit_depth",
+    limits: tuple[float, float] | None = None,
+) -> NDArray[np.uint8]:
+    """Put the slices of an acquisition into the channels of an RGB image.
+
+    Two slices become R and G with B = 0; three become R, G and B; of four the last, almost
+    black in the paper's data, is dropped (preprint, data preparation). Slices that the caller
+    selected, one to three, fill R, G and B in their order; a channel without a slice is 0.
+
+    Parameters
+    ----------
+    acquisition : Acquisition
+        What `read_acquisition` returned.
+    scaling : {"bit_depth", "fixed", "image", "slice"}
+        How more than 8 bits become 8. ``bit_depth``: the camera's full range to 0–255, the
+        same for all images. ``fixed``: `limits`, in raw intensities, to 0–255, the same for
+        all images. ``image``: the percentiles `limits` of all used slices of this image
+        together to 0–255. ``slice``: the same for each slice by itself. The last two make
+        intensities incomparable between images. Slices of 8 bits already are never changed.
+    limits : (float, float), optional
+        Raw intensities for ``fixed``; percentiles, by default 0.1 and 99.9, for ``image``
+        and ``slice``.
+
+    Returns
+    -------
+    ndarray of uint8, shape (Y, X, 3)
+
+    Raises
+    ------
+    AcquisitionError
+        If the number of slices is not 2, 3 or 4 and none were selected.
+    ValueError
+        If `scaling` or `limits` is not one of the above.
+    """
+    slices = _used_slices(acquisition)
+    slices = to_eight_bits(slices, acquisition.bit_depth, scaling, limits)
+    black = np.zeros(slices[0].shape, np.uint8)
+    return cv2.merge([*slices, *[black] * (3 - len(slices))])
+
+
+def fourth_slice_contrast(acquisition: Acquisition) -> float:
+    """Measure how far from black a dropped fourth slice is.
+
+    The paper drops it because it is almost black. Returned is its robust contrast (99.5th
+    minus 0.5th percentile, on every fourth pixel of every fourth row) as a fraction of the
+    largest one among the three slices kept; NaN where no fourth slice is dropped.
+    """
+    if len(acquisition.slices) != 4 or acquisition.selected:
+        return math.nan
+    low, high = np.percentile(acquisition.slices[:, ::4, ::4], [0.5, 99.5], axis=(1, 2))
+    contrast = high - low
+    return float(contrast[3] / max(contrast[:3].max(), 1.0))
+
+
+def _used_slices(acquisition: Acquisition) -> NDArray:
+    count = len(acquisition.slices)
+    if acquisition.selected and count <= 3:
+        return acquisition.slices
+    if acquisition.selected:
+        raise AcquisitionError(
+            f"{count} slices were selected ({', '.join(acquisition.channel_names)}), but an RGB "
+            "image takes one to three. Name fewer in the parameter `slices`."
+        )
+    if count not in (2, 3, 4):
+        raise AcquisitionError(
+            f"It holds {count} slice{'s' * (count > 1)} "
+            f"({', '.join(acquisition.channel_names[:12])}), but 2, 3 or 4 were expected. "
+            "Say which to use with the parameter `slices`."
+        )
+    return acquisition.slices[:3]
+
+
+def _planes(recording: Recording, slices: Sequence[int | str]) -> tuple[NDArray, tuple[str, ...]]:
+    """Flatten every axis but Y and X into slices, in acquisition order, and select."""
+    held = dict(zip(recording.axes, recording.pixels.shape, strict=True))
+    if held.get("T", 1) > 1:
+        raise AcquisitionError(f"It is a time lapse of {held['T']} frames, not one acquisition.")
+    planes = recording.pixels.reshape(-1, held["Y"], held["X"])
+    outer = {a: n for a, n in held.items() if a not in "YX"}
+    positions = [
+        dict(zip(outer, index, strict=True)) for index in np.ndindex(tuple(outer.values()))
+    ]
+    names = [_slice_name(p, held, recording.channel_names) for p in positions]
+    long_axes = [f"{n} along {a}" for a, n in outer.items() if n > 1]
+    if len(long_axes) > 1 and not slices:
+        listing = "; ".join(f"{k}: {name}" for k, name in enumerate(names[:24]))
+        raise AcquisitionError(
+            f"It is ambiguous: it holds {' times '.join(long_axes)} = {len(names)} slices "
+            f"({listing}{'; …' * (len(names) > 24)}). Say which to use with the parameter "
+            "`slices`, by number, channel name or axis (such as Z=1)."
+        )
+    if not slices:
+        return planes, tuple(names)
+    chosen = [k for wanted in slices for k in _matching(wanted, positions, names, recording)]
+    return planes[chosen], tuple(names[k] for k in chosen)
+
+
+def _slice_name(position: dict[str, int], held: dict[str, int], channels: tuple[str, ...]) -> str:
+    parts = [
+        channels[k] if axis in "CS" and k < len(channels) else f"{axis}={k}"
+        for axis, k in position.items()
+        if held[axis] > 1 or (axis in "CS" and channels)
+    ]
+    return ", ".join(parts) or "0"
+
+
+def _matching(
+    wanted: int | str, positions: list[dict[str, int]], names: list[str], recording: Recording
+) -> list[int]:
+    """Return the numbers of the slices that one entry of `slices` asks for."""
+    axis, _, at = str(wanted).partition("=")
+    if isinstance(wanted, str) and wanted in recording.channel_names:
+        channel = recording.channel_names.index(wanted)
+        found = [k for k, p in enumerate(positions) if p.get("C", p.get("S")) == channel]
+    elif isinstance(wanted, str) and at.isdecimal():
+        found = [k for k, p in enumerate(positions) if p.get(axis) == int(at)]
+    elif str(wanted).isdecimal():
+        found = [k for k in range(len(names)) if k == int(wanted)]
+    else:
+        found = []
+    if not found:
+        listing = "; ".join(f"{k}: {name}" for k, name in enumerate(names[:24]))
+        raise AcquisitionError(
+            f"It has no slice {wanted!r}, asked for by the parameter `slices`. It holds {listing}."
+        )
+    return found
+
+
+def _bit_depth(planes: NDArray, stated: int | None, asked: int | None) -> int:
+    if planes.dtype == np.uint8:
+        return min(stated or 8, 8)
+    depth = asked or stated or 16
+    brightest = int(planes.max(initial=0))
+    if not 1 <= depth <= 16 or brightest >= 1 << depth:
+        raise AcquisitionError(
+            f"Its pixels reach {brightest}, but its bit depth is said to be {depth} "
+            f"(at most {(1 << min(depth, 16)) - 1}). The file is damaged, or the parameter "
+            "`bit_depth` is too small."
+        )
+    return depth
+
+
+SCALINGS = ("bit_depth", "fixed", "image", "slice")
+DEFAULT_PERCENTILES = (0.1, 99.9)
+
+
+def to_eight_bits(
+    slices: NDArray, bit_depth: int, scaling: str, limits: tuple[float, float] | None
+) -> Sequence[NDArray[np.uint8]]:
+    """Scale slices, uint8 or uint16 of shape (S, Y, X); 8 bits already are never changed.
+
+    `scaling` and `limits` are those of `acquisition.compose_rgb`.
+
+    Raises
+    ------
+    ValueError
+        If `scaling` or `limits` is not one of those.
+    """
+    ranges = _ranges(slices, bit_depth, scaling, limits)
+    if slices.dtype == np.uint8:
+        return slices
+    return [_scale(plane, *r) for plane, r in zip(slices, ranges, strict=True)]
+
+
+def _ranges(
+    slices: NDArray, bit_depth: int, scaling: str, limits: tuple[float, float] | None
+) -> list[tuple[float, float]]:
+    """Return for each slice the raw intensities that become 0 and 255."""
+    if scaling not in SCALINGS:
+        raise ValueError(f"scaling is {scaling!r}, but one of {', '.join(SCALINGS)} was expected.")
+    if scaling == "bit_depth":
+        return [(0, (1 << bit_depth) - 1)] * len(slices)
+    if limits is None and scaling == "fixed":
+        raise ValueError("scaling='fixed' needs limits: the raw intensities that become 0 and 255.")
+    low, high = limits or DEFAULT_PERCENTILES
+    if low >= high or (scaling != "fixed" and not 0 <= low < high <= 100):
+        raise ValueError(
+            f"limits are ({low}, {high}), but the first must be the smaller"
+            f"{'' if scaling == 'fixed' else ', both percentiles from 0 to 100'}."
+        )
+    if scaling == "fixed":
+        return [(low, high)] * len(slices)
+    if scaling == "image":
+        return [_percentiles(slices, low, high)] * len(slices)
+    return [_percentiles(plane[None], low, high) for plane in slices]
+
+
+def _percentiles(planes: NDArray, low: float, high: float) -> tuple[float, float]:
+    """Return two percentiles by counting: exact, and much faster than sorting the pixels."""
+    levels = int(planes.max()) + 1
+    counts = [np.bincount(plane.ravel(), minlength=levels) for plane in planes]
+    cumulative = np.sum(counts, axis=0).cumsum()
+    ranks = np.array([low, high]) / 100 * (cumulative[-1] - 1)
+    first, last = np.searchsorted(cumulative, np.round(ranks), side="right")
+    return float(first), float(last)
+
+
+def _scale(plane: NDArray, low: float, high: float) -> NDArray[np.uint8]:
+    """Map low…high to 0…255 through a table, which is faster than arithmetic on the pixels."""
+    values = np.arange(int(plane.max(initial=0)) + 1, dtype=np.float64)
+    table = np.clip((values - low) * (255 / max(high - low, 1e-9)), 0, 255)
+    return np.take(np.round(table).astype(np.uint8), plane)

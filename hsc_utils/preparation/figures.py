@@ -1,0 +1,148 @@
+"""Figures of step 01: slices and RGB, intensities, the split, and what the images look like."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from hsc_utils import drawing, paper
+from hsc_utils.preparation.acquisition import Acquisition
+
+# From dark to light, so that the subsets differ in print, too.
+_SUBSET_COLOURS = {"train": "#4D4D4D", "validation": "#999999", "test": "#D9D9D9"}
+_CHANNEL_SLICES = {"R": "first slice (R)", "G": "second slice (G)", "B": "third slice (B)"}
+
+
+def slices(
+    acquisitions: Mapping[str, Acquisition],
+    composed: Mapping[str, NDArray[np.uint8]],
+    note: str = "",
+) -> Figure:
+    """Show each acquisition in a row: its slices one by one, then its RGB image.
+
+    Each slice is drawn from its 0.5th to its 99.5th percentile to be seen at all; the RGB
+    image is drawn as it is.
+
+    Parameters
+    ----------
+    acquisitions : mapping of str to Acquisition
+        By title.
+    composed : mapping of str to ndarray of uint8, shape (Y, X, 3)
+        The RGB image of each.
+    note : str
+        Whose data these are.
+    """
+    width = max(len(a.slices) for a in acquisitions.values()) + 1
+    figure, axes = drawing.new_figure(
+        len(acquisitions), width, size=(1.75 * width, 2.05 * len(acquisitions)), squeeze=False
+    )
+    for row, (title, acquisition) in zip(axes, acquisitions.items(), strict=True):
+        for panel in row:
+            panel.axis("off")
+        for panel, plane, name in zip(
+            row, acquisition.slices, acquisition.channel_names, strict=False
+        ):
+            low, high = np.percentile(plane, [0.5, 99.5])
+            panel.imshow(plane, cmap="gray", vmin=low, vmax=max(high, low + 1))
+            panel.set_title(name, fontsize=8)
+        row[-1].imshow(composed[title])
+        row[-1].set_title("RGB", fontsize=8)
+        row[0].text(
+            -0.06, 0.5, title, transform=row[0].transAxes, rotation=90, va="center", ha="right",
+            fontsize=8,
+        )  # fmt: skip
+    return drawing.finish(figure, note)
+
+
+def intensity_histograms(histograms: pd.DataFrame, by: str, note: str = "") -> Figure:
+    """Draw how often each intensity occurs, one line a class or day, before and after scaling.
+
+    Parameters
+    ----------
+    histograms : DataFrame
+        From `intensities.histograms`.
+    by : {"class", "group"}
+        What the lines are.
+    note : str
+        Whose data these are.
+    """
+    channels = [c for c in "RGB" if (histograms["channel"] == c).any()]
+    figure, axes = drawing.new_figure(
+        2, len(channels), size=(2.7 * len(channels), 4.6), squeeze=False, sharex="col", sharey="col"
+    )
+    names = paper.class_order(histograms[by].unique())
+    colours = drawing.class_colours(names)
+    curves = histograms.groupby(["stage", "channel", by, "intensity"])["share"].mean()
+    for row, stage in zip(axes, ("raw", "8 bit"), strict=True):
+        for panel, channel in zip(row, channels, strict=True):
+            for name in names:
+                if (stage, channel, name) in curves.index.droplevel(3):
+                    curve = curves[stage, channel, name]
+                    panel.plot(curve.index, 100 * curve, color=colours[name], label=name, lw=1.4)
+            panel.set_title(f"{_CHANNEL_SLICES[channel]}, {stage}", fontsize=9)
+        row[0].set_ylabel("Pixels in bin (%)")
+    for panel, channel in zip(axes[1], channels, strict=True):
+        # The empty parts of the range are left out: no curve reaches a thousandth there.
+        seen = curves[:, channel][curves[:, channel] > 0.001].index.get_level_values("intensity")
+        panel.set(xlabel="Intensity (share of range)", xlim=(seen.min() - 0.02, seen.max() + 0.02))
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=min(len(names), 6), frameon=False,
+        fontsize=8,
+    )  # fmt: skip
+    return drawing.finish(figure, note)
+
+
+def split_bars(counts: pd.DataFrame, note: str = "") -> Figure:
+    """Draw how the images of each class divide into training, validation and test.
+
+    Parameters
+    ----------
+    counts : DataFrame
+        From `manifest.count_by_class`, by ``split``.
+    note : str
+        Whose data these are.
+    """
+    figure, axes = drawing.new_figure(size=(6.5, 0.9 + 0.45 * len(counts)))
+    left = np.zeros(len(counts))
+    for subset in counts:
+        bars = axes.barh(
+            counts.index, counts[subset], left=left, label=subset, height=0.65,
+            color=_SUBSET_COLOURS[subset],
+        )  # fmt: skip
+        colour = "white" if subset == "train" else "black"
+        axes.bar_label(bars, label_type="center", color=colour, fontsize=8)
+        left += counts[subset].to_numpy()
+    axes.invert_yaxis()
+    axes.set_xlabel("Images")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False, fontsize=8)
+    return drawing.finish(figure, note)
+
+
+def contact_sheet(thumbnails: Mapping[str, Sequence[NDArray[np.uint8]]], note: str = "") -> Figure:
+    """Show small images in a row for each class.
+
+    Parameters
+    ----------
+    thumbnails : mapping of str to sequence of ndarray of uint8, shape (Y, X, 3)
+        By class.
+    note : str
+        Whose data these are.
+    """
+    width = max(map(len, thumbnails.values()))
+    figure, axes = drawing.new_figure(
+        len(thumbnails), width, size=(8, 8 / width * len(thumbnails) + 0.2), squeeze=False
+    )
+    colours = drawing.class_colours(list(thumbnails))
+    for row, (name, images) in zip(axes, thumbnails.items(), strict=True):
+        for panel in row:
+            panel.axis("off")
+        for panel, image in zip(row, images, strict=False):
+            panel.imshow(image)
+        row[0].text(
+            -0.06, 0.5, name, transform=row[0].transAxes, rotation=90, va="center", ha="right",
+            fontsize=9, color=colours[name], fontweight="bold",
+        )  # fmt: skip
+    return drawing.finish(figure, note)

@@ -1,0 +1,1 @@
+"""The demo's microscope: simulated acquisitions with known truth, as real OIR files."""

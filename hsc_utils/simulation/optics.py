@@ -1,0 +1,233 @@
+"""What a label-free microscope makes of a specimen: gradients, defocus, light and noise.
+
+A cell in suspension hardly absorbs; it delays light. `transmitted` carries the delayed
+wave through the objective to the two transmitted-light slices, `glow_seen` blurs the
+autofluorescence, `expose` records light with a 12-bit detector, and `render` takes the
+whole picture. Distances are micrometres unless they are named ``_px``; light is in units
+of the empty background.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy.fft import fft2, fftfreq, ifft2
+from scipy.ndimage import gaussian_filter
+
+from hsc_utils.simulation.specimen import (
+    PIXEL_SIZE_UM,
+    SIDE,
+    WAVELENGTH_UM,
+    cell_delay,
+    debris,
+    generator,
+)
+
+OBJECTIVE = ("UPLXAPO20X", 20.0, 0.8)
+SPREAD_SIDE = 96  # pixels, side of the window over which an object's light spreads; even
+MAX_COUNT = 4095  # 12 bits
+
+_NUMERICAL_APERTURE = 0.7  # of the objective at work, less than engraved
+_CONDENSER_APERTURE = 0.12  # angular size of the light source: blurs defocused fringes
+_BRIGHTFIELD_FOCUS_UM = 3.0
+_SHEAR_UM = 0.38
+
+_FREQUENCY_Y = fftfreq(SPREAD_SIDE, PIXEL_SIZE_UM).astype(np.float32)[:, None]
+_FREQUENCY_X = fftfreq(SPREAD_SIDE, PIXEL_SIZE_UM).astype(np.float32)[None, :]
+_FREQUENCY_2 = _FREQUENCY_Y**2 + _FREQUENCY_X**2
+_PUPIL = 1 / (1 + (np.sqrt(_FREQUENCY_2) * WAVELENGTH_UM / _NUMERICAL_APERTURE) ** 16)
+_FROM_EDGE = SPREAD_SIDE / 2 - np.abs(np.arange(SPREAD_SIDE) - SPREAD_SIDE / 2)
+_EDGE = np.clip(_FROM_EDGE / 16, 0, 1).astype(np.float32)
+_TAPER = np.outer(*[_EDGE**2 * (3 - 2 * _EDGE)] * 2)
+
+
+def transmitted(delay: np.ndarray, focus_um: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Carry light through objects and the objective to the two transmitted-light slices.
+
+    Parameters
+    ----------
+    delay : float32 array of shape (objects, SIDE, SIDE)
+        Radians.
+    focus_um : float array of shape (objects,)
+        Height of each object above the focal plane.
+
+    Returns
+    -------
+    dic, brightfield : float32 arrays of shape (objects, SPREAD_SIDE, SPREAD_SIDE)
+        What each object adds to an even background of 1: with differential interference
+        contrast, and in brightfield away from focus.
+    """
+    margin = (SPREAD_SIDE - SIDE) // 2
+    wave = fft2(np.exp(1j * np.pad(delay, ((0, 0), (margin, margin), (margin, margin)))) - 1)
+    focus = focus_um.astype(np.float32)[:, None, None]
+    return (
+        _TAPER * _difference(wave, focus),
+        _TAPER * _defocused(wave, focus + _BRIGHTFIELD_FOCUS_UM),
+    )
+
+
+def _propagated(wave: np.ndarray, distance_um: np.ndarray) -> np.ndarray:
+    """Spectrum of the scattered wave after a distance (angular spectrum, within the pupil)."""
+    axial = np.sqrt(np.clip(1 / WAVELENGTH_UM**2 - _FREQUENCY_2, 0, None)) - 1 / WAVELENGTH_UM
+    return wave * _PUPIL * np.exp(2j * np.pi * distance_um * axial).astype(np.complex64)
+
+
+def _coherence(distance_um: np.ndarray) -> np.ndarray:
+    """Damping of fine fringes away from focus, because the light source is not a point."""
+    return np.exp(-2 * (np.pi * _CONDENSER_APERTURE * distance_um) ** 2 * _FREQUENCY_2)
+
+
+def _defocused(wave: np.ndarray, distance_um: np.ndarray) -> np.ndarray:
+    intensity = np.abs(1 + ifft2(_propagated(wave, distance_um))) ** 2 - 1
+    return ifft2(fft2(intensity) * _coherence(distance_um)).real
+
+
+def _difference(wave: np.ndarray, distance_um: np.ndarray) -> np.ndarray:
+    """Interference of the wave with itself, sheared along the diagonal, a quarter wave apart."""
+    ramp = np.exp(1j * np.pi * _SHEAR_UM * (_FREQUENCY_Y + _FREQUENCY_X) / 2**0.5)
+    spectrum = _propagated(wave, distance_um)
+    ahead, behind = 1 + ifft2(spectrum * ramp), 1 + ifft2(spectrum * ramp.conj())
+    intensity = np.abs(ahead - 1j * behind) ** 2 / 2 - 1
+    return ifft2(fft2(intensity) * _coherence(distance_um)).real
+
+
+def glow_seen(glow: np.ndarray, focus_um: float) -> np.ndarray:
+    """Blur an object's autofluorescence by the objective and by its distance from focus."""
+    wide = np.pad(glow, (SPREAD_SIDE - SIDE) // 2)
+    return gaussian_filter(wide, 0.9 + 0.9 * abs(focus_um), mode="constant")
+
+
+def add_objects(field: np.ndarray, windows: np.ndarray, corners: np.ndarray) -> None:
+    """Add each window to a field of view in place, cutting what lies outside.
+
+    Parameters
+    ----------
+    field : float32 array of shape (height, width)
+        Changed in place.
+    windows : float32 array of shape (objects, side, side)
+        What to add.
+    corners : int array of shape (objects, 2)
+        Row and column of each window's first pixel; may lie outside the field.
+    """
+    (height, width), side = field.shape, windows.shape[-1]
+    for window, (top, left) in zip(windows, corners, strict=True):
+        field[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] += window[
+            max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0)
+        ]
+
+
+def shading(size: int, centre: tuple[float, float], falloff: float) -> np.ndarray:
+    """Uneven illumination: 1 on average, falling off from a centre (fractions of the side)."""
+    along = np.arange(size, dtype=np.float32) / size
+    light = 1 - falloff * np.add.outer((along - centre[0]) ** 2, (along - centre[1]) ** 2)
+    return (light / light.mean()).astype(np.float32)
+
+
+def expose(
+    rng: np.random.Generator,
+    light: np.ndarray,
+    *,
+    counts: float,
+    photons: float,
+    offset: float,
+    read_noise: float,
+) -> np.ndarray:
+    """Record light with a 12-bit detector: photon noise, read noise, offset, saturation.
+
+    Parameters
+    ----------
+    rng : Generator
+        Decides the noise.
+    light : float array
+        Light in units of the background; negative light is none.
+    counts, photons : float
+        Grey levels and photons that a light of 1 gives.
+    offset, read_noise : float
+        Grey levels without light, and their standard deviation.
+
+    Returns
+    -------
+    uint16 array, 0 to 4095
+    """
+    arrived = rng.poisson(np.clip(light, 0, None) * photons)
+    levels = arrived * (counts / photons) + offset
+    levels = levels + read_noise * rng.standard_normal(light.shape, np.float32)
+    return np.clip(np.rint(levels), 0, MAX_COUNT).astype(np.uint16)
+
+
+def render(
+    cells: pd.DataFrame, slices: int, day: int, size: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Take the picture of one acquisition.
+
+    Parameters
+    ----------
+    cells : DataFrame
+        From `draw_cells`.
+    slices : int
+        2 to 4, the first of `simulate.SLICE_NAMES`.
+    day : int
+        Acquisition day: gains and illumination are those of the day.
+    size : int
+        Side of the field of view in pixels.
+    seed : int
+        Seed of the demo.
+
+    Returns
+    -------
+    pixels : uint16 array of shape (slices, size, size)
+        12-bit grey levels.
+    labels : uint16 array of shape (size, size)
+        0 for background, otherwise the cell's ``label``.
+    """
+    rng = generator(seed, cells["source"].iloc[0], "pixels")
+    centres = cells[["y", "x"]].to_numpy()
+    nearest = np.rint(centres).astype(int)
+    drawn = [
+        cell_delay(rng, tuple(centre - pixel), radius, nucleus, granularity)
+        for centre, pixel, radius, nucleus, granularity in zip(
+            centres,
+            nearest,
+            cells["radius_px"],
+            cells["nucleus_ratio"],
+            cells["granularity"],
+            strict=True,
+        )
+    ]
+    delay, glow, inside = map(np.stack, zip(*drawn, strict=True))
+    glow *= rng.lognormal(0, 0.35, (len(glow), 1, 1))
+    debris_delay, debris_glow, debris_at, debris_focus = debris(rng, size)
+    corners = np.concatenate([nearest, debris_at]) - SPREAD_SIDE // 2
+    focus = np.concatenate([cells["focus_um"].to_numpy(), debris_focus])
+    added = (
+        *transmitted(np.concatenate([delay, debris_delay]), focus),
+        np.stack(list(map(glow_seen, np.concatenate([glow, debris_glow]), focus))),
+    )
+    light = [np.full((size, size), level, np.float32) for level in (1, 1, 0)]
+    for field, windows in zip(light, added, strict=True):
+        add_objects(field, windows.astype(np.float32), corners)
+    labels = np.zeros((size, size), np.uint16)
+    for label, at, mask in zip(cells["label"], nearest - SIDE // 2, inside, strict=True):
+        here = np.zeros((size, size), np.float32)
+        add_objects(here, mask[None].astype(np.float32), at[None])
+        labels[(here > 0) & (labels == 0)] = label
+    return np.stack(_expose_slices(rng, light, day, size, seed)[:slices]), labels
+
+
+def _expose_slices(
+    rng: np.random.Generator, light: list[np.ndarray], day: int, size: int, seed: int
+) -> list[np.ndarray]:
+    """Put the four slices through the day's illumination, gains and detector."""
+    of_day = generator(seed, "day", day)
+    gains = of_day.lognormal(0, 0.12, 4) * rng.lognormal(0, 0.04, 4)
+    middle, falloff = of_day.uniform(0.35, 0.65, 2), of_day.uniform(0.25, 0.45)
+    shade = shading(size, tuple(middle + rng.normal(0, 0.02, 2)), falloff)
+    tilt = 1 + np.linspace(-0.5, 0.5, size, dtype=np.float32) * of_day.uniform(0.02, 0.1)
+    dic, brightfield, glow = light
+    glow = 350000 * glow + 60  # grey levels of a typical cell in total, and of the medium
+    camera = {"offset": 100, "read_noise": 4}
+    weak = {"photons": 1 / 25, "counts": 1.0, "offset": 100, "read_noise": 5}
+    return [
+        expose(rng, dic * tilt * tilt[:, None], counts=1500 * gains[0], photons=2500, **camera),
+        expose(rng, brightfield * shade, counts=1700 * gains[1], photons=4000, **camera),
+        expose(rng, glow * shade * gains[2], **weak),
+        expose(rng, 0.02 * glow * gains[3], **(weak | {"offset": 40})),
+    ]

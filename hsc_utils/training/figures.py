@@ -1,0 +1,181 @@
+"""Figures of steps 03 and 04: training, scores and mistakes of one model."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from hsc_utils import drawing
+
+_TRAIN, _VALIDATION = "0.55", "#0072B2"
+
+
+def augmented(originals: np.ndarray, moved: np.ndarray, note: str = "") -> Figure:
+    """Show samples as stored (top row) and as the model sees them in training (below).
+
+    Parameters
+    ----------
+    originals : uint8 (N, H, W, 3)
+        Samples as stored.
+    moved : uint8 (R, N, H, W, 3)
+        R random augmentations of each.
+    note : str
+        Whose data these are.
+    """
+    rows = [originals, *moved]
+    figure, panels = drawing.new_figure(
+        len(rows), len(originals), size=(8, 8 / len(originals) * len(rows)), squeeze=False
+    )
+    for row, (pictures, line) in enumerate(zip(rows, panels, strict=True)):
+        for picture, axes in zip(pictures, line, strict=True):
+            axes.imshow(picture)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_linewidth(0)
+        line[0].set_ylabel("as stored" if row == 0 else f"epoch {row}")
+    return drawing.finish(figure, note)
+
+
+def learning_curves(history: pd.DataFrame, note: str = "") -> Figure:
+    """Draw losses and validation scores by epoch, the epoch that was kept marked.
+
+    Parameters
+    ----------
+    history : DataFrame
+        ``history.csv`` of a run.
+    note : str
+        Whose data these are.
+    """
+    figure, (losses, scores) = drawing.new_figure(1, 2, size=(8, 2.9))
+    best = history.loc[history["val_loss"].idxmin(), "epoch"]
+    few = {"marker": "."} if len(history) < 20 else {}  # a single epoch is no line
+    losses.plot(history["epoch"], history["train_loss"], color=_TRAIN, label="training", **few)
+    losses.plot(history["epoch"], history["val_loss"], color=_VALIDATION, label="validation", **few)
+    losses.set(xlabel="Epoch", ylabel="Cross-entropy (nats)", ylim=(0, None))
+    names = {"val_auroc": "AUROC", "val_balanced_accuracy": "balanced accuracy"}
+    for (column, name), line in zip(names.items(), ("-", "--"), strict=True):
+        scores.plot(history["epoch"], history[column], line, color=_VALIDATION, label=name, **few)
+    scores.set(xlabel="Epoch", ylabel="Validation score", ylim=(None, 1.01))
+    for axes in (losses, scores):
+        axes.axvline(best, color="0.8", zorder=0, label=f"kept: epoch {best}")
+        axes.legend(frameon=False, fontsize=8)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return drawing.finish(figure, note)
+
+
+def confusion(
+    counts: Sequence[Sequence[int]], class_names: Sequence[str], note: str = ""
+) -> Figure:
+    """Draw a confusion matrix in counts and as shares of each true class (the paper's Figure 6).
+
+    Parameters
+    ----------
+    counts : (K, K)
+        Samples by true class (rows) and predicted class (columns).
+    class_names : sequence of str
+        The K classes.
+    note : str
+        Whose data these are.
+    """
+    counts = np.asarray(counts)
+    totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shares = np.char.mod("%.0f %%", 100 * counts / totals)
+    shares[counts.sum(axis=1) == 0] = "–"  # a class without a sample has no shares
+    side = max(2.6, 0.65 * len(class_names) + 0.8)
+    figure, panels = drawing.new_figure(1, 2, size=(min(2 * side + 1.4, 9), side))
+    for axes, text, title in zip(
+        panels, (counts, shares),
+        ("Samples", "Share of the true class"), strict=True,
+    ):  # fmt: skip
+        sns.heatmap(
+            counts / totals, annot=text, fmt="", cmap="Blues", vmin=0, vmax=1, cbar=False,
+            square=True, linewidths=1, xticklabels=class_names, yticklabels=class_names, ax=axes,
+        )  # fmt: skip
+        axes.set(title=title, xlabel="Predicted", ylabel="True")
+        axes.tick_params(length=0)
+        axes.tick_params(axis="y", rotation=0)
+        axes.spines[:].set_linewidth(0)
+        if len(class_names) > 3:
+            axes.tick_params(axis="x", rotation=45)
+    return drawing.finish(figure, note)
+
+
+def roc_and_precision_recall(curves: Mapping[str, dict], note: str = "") -> Figure:
+    """Draw ROC and precision-recall curves, one line a class.
+
+    Parameters
+    ----------
+    curves : mapping
+        From `report.curves`: by class ``fpr``, ``tpr``, ``recall``, ``precision``,
+        ``auroc``, ``average_precision`` and ``share`` of the samples.
+    note : str
+        Whose data these are.
+    """
+    figure, (roc, pr) = drawing.new_figure(1, 2, size=(8, 4))
+    colours = drawing.class_colours(list(curves))
+    for name, curve in curves.items():
+        colour = colours[name]
+        roc.plot(curve["fpr"], curve["tpr"], color=colour, label=f"{name}: {curve['auroc']:.3f}")
+        label = f"{name}: {curve['average_precision']:.3f}"
+        pr.step(curve["recall"], curve["precision"], color=colour, where="post", label=label)
+        pr.axhline(curve["share"], color=colour, linewidth=0.8, linestyle=":")
+    roc.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":")
+    roc.set(xlabel="False positive rate", ylabel="True positive rate")
+    pr.set(xlabel="Recall", ylabel="Precision")
+    for axes, title in ((roc, "AUROC"), (pr, "average precision")):
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), aspect="equal")
+        axes.legend(
+            title=title, fontsize=8, title_fontsize=8, loc="lower right",
+            frameon=True, framealpha=0.9, edgecolor="none",
+        )  # fmt: skip
+    return drawing.finish(figure, note)
+
+
+def reliability(table: pd.DataFrame, note: str = "") -> Figure:
+    """Draw accuracy against confidence; points on the diagonal mean probabilities to be trusted.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `metrics.reliability`.
+    note : str
+        Whose data these are.
+    """
+    figure, (axes, counts) = drawing.new_figure(
+        2, 1, size=(4, 4.6), sharex=True, gridspec_kw={"height_ratios": (4, 1)}
+    )
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    sizes = 12 + 150 * table["samples"] / table["samples"].sum()
+    axes.scatter(table["confidence"], table["accuracy"], sizes, color=_VALIDATION)
+    axes.set(ylabel="Share that is right", xlim=(0, 1.02), ylim=(-0.04, 1.05))
+    counts.bar(table["confidence"], table["samples"], width=0.03, color="0.6")
+    counts.set(xlabel="Probability of the predicted class", ylabel="Samples")
+    return drawing.finish(figure, note)
+
+
+def mistakes(pictures: np.ndarray, table: pd.DataFrame, note: str = "", columns: int = 6) -> Figure:
+    """Show wrongly classified samples with their true and predicted class.
+
+    Parameters
+    ----------
+    pictures : uint8 (N, H, W, 3)
+        The samples, as stored.
+    table : DataFrame
+        From `report.confident_mistakes`, one row a picture.
+    note : str
+        Whose data these are.
+    columns : int
+        Pictures in a row.
+    """
+    rows = max(1, -(-len(pictures) // columns))
+    figure, panels = drawing.new_figure(rows, columns, size=(8, 1.85 * rows), squeeze=False)
+    for axes in panels.flat:
+        axes.axis("off")
+    titles = zip(table["class"], table["predicted"], table["confidence"], strict=True)
+    for axes, picture, (true, predicted, confidence) in zip(
+        panels.flat, pictures, titles, strict=False
+    ):
+        axes.imshow(picture)
+        axes.set_title(f"is {true}\nsaid {predicted} ({confidence:.0%})", fontsize=7.5)
+    return drawing.finish(figure, note)

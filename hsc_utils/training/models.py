@@ -1,0 +1,277 @@
+"""The paper's backbones with a new head."""
+
+import json
+import re
+import threading
+import urllib.request
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision import models
+
+from hsc_utils.files import from_root, shown_path
+
+PAPER_ARCHITECTURES = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("densenet121", "densenet161", "densenet169", "densenet201"),
+)
+_IMAGENET_CLASSES = 1000
+# the first two return several sets of logits in training, the others end in no linear layer
+_UNSUITABLE = ("googlenet", "inception_v3", "squeezenet1_0", "squeezenet1_1")
+
+
+def build_model(
+    architecture: str, num_classes: int = 3, weights: str | Path = "imagenet", in_channels: int = 3
+) -> nn.Module:
+    """Build a backbone with a head for `num_classes`.
+
+    Parameters
+    ----------
+    architecture : str
+        Name in torchvision, such as ``densenet169``; the paper's are `PAPER_ARCHITECTURES`.
+        Any other torchvision classifier works that ends in one linear layer.
+    num_classes : int
+        Number of logits.
+    weights : "imagenet", "none" or path
+        ``imagenet``: torchvision's; ``none``: random; a path: a state dict, as
+        ``.safetensors`` or as a file of `torch.save`, for exactly this model, or for the
+        same backbone with its ImageNet head, which is then replaced.
+    in_channels : int
+        Number of slices the model sees. Other than 3, the pretrained first layer is summed
+        over colour and shared out equally, so that a gray image gives the response that
+        it gave in three equal channels.
+
+    Returns
+    -------
+    nn.Module
+        Takes float (N, in_channels, H, W), gives logits (N, num_classes).
+
+    Raises
+    ------
+    ValueError
+        If the architecture is unknown or has no head that can be replaced; the message
+        lists those that work.
+    WeightsError
+        If the weights cannot be had, cannot be read or do not fit.
+    """
+    model = _imagenet_backbone(architecture)
+    head_name = _head_name(model)
+    if weights == "none":
+        return _adapt(model, num_classes, in_channels)
+    path = imagenet_file(architecture) if weights == "imagenet" else from_root(weights)
+    state = read_state_dict(path)
+    head = state.get(f"{head_name}.weight")
+    if head is not None and len(head) == _IMAGENET_CLASSES:
+        _load(model, state, path, architecture)
+        return _adapt(model, num_classes, in_channels)
+    model = _adapt(model, num_classes, in_channels)
+    _load(model, state, path, architecture)
+    return model
+
+
+def load_run(run_dir: str | Path) -> tuple[nn.Module, dict]:
+    """Load the trained model of a run directory.
+
+    Parameters
+    ----------
+    run_dir : path
+        Directory that `training.train` wrote.
+
+    Returns
+    -------
+    model : nn.Module
+        On the CPU, in evaluation mode.
+    config : dict
+        The run's ``config.json``: ``class_names``, ``channels``, ``input_size``, ``mean``,
+        ``std`` and every training setting.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the run is missing or not finished.
+    WeightsError
+        If its weights do not fit the model that its ``config.json`` describes.
+    """
+    directory = from_root(run_dir)
+    for name in ("config.json", "model.safetensors"):
+        if not (directory / name).exists():
+            raise FileNotFoundError(
+                f"{shown_path(directory)} holds no {name}: the run is missing or not finished. "
+                "Train it first with notebook 03 (images) or 04 (cells)."
+            )
+    config = json.loads((directory / "config.json").read_text())
+    model = build_model(
+        config["architecture"],
+        len(config["class_names"]),
+        weights=directory / "model.safetensors",
+        in_channels=len(config["channels"]),
+    )
+    return model.eval(), config
+
+
+def parameter_count(architecture: str, num_classes: int = _IMAGENET_CLASSES) -> int:
+    """Count the trainable parameters of a backbone, by default with its ImageNet head."""
+    model = _adapt(_imagenet_backbone(architecture), num_classes, 3)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _imagenet_backbone(architecture: str) -> nn.Module:
+    known = [n for n in models.list_models(module=models) if n not in _UNSUITABLE]
+    if architecture not in known:
+        raise ValueError(
+            f"architecture: {architecture!r} is not a torchvision classifier that ends in one "
+            f"linear layer. The paper's are {', '.join(PAPER_ARCHITECTURES)}; these work too: "
+            f"{', '.join(name for name in known if name not in PAPER_ARCHITECTURES)}."
+        )
+    return models.get_model(architecture, weights=None)
+
+
+def _head_name(model: nn.Module) -> str:
+    return list(model.named_modules())[-1][0]
+
+
+def _adapt(model: nn.Module, num_classes: int, in_channels: int) -> nn.Module:
+    """Replace the ImageNet head, and the first layer where the input is not RGB."""
+    head_name = _head_name(model)
+    head = model.get_submodule(head_name)
+    if num_classes != head.out_features:
+        model.set_submodule(head_name, nn.Linear(head.in_features, num_classes))
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    if in_channels != first.in_channels:
+        summed = first.weight.data.sum(dim=1, keepdim=True) / in_channels
+        first.weight = nn.Parameter(summed.repeat(1, in_channels, 1, 1))
+        first.in_channels = in_channels
+    return model
+
+
+def _load(model: nn.Module, state: dict[str, Tensor], path: Path, architecture: str) -> None:
+    expected = model.state_dict()
+    # files older than PyTorch 0.4.1 do not count the batches a normalisation layer has seen
+    state = {n: t for n, t in expected.items() if n.endswith("num_batches_tracked")} | state
+    problems = [f"{name} is missing" for name in expected.keys() - state.keys()]
+    problems += [f"{name} is not in the model" for name in state.keys() - expected.keys()]
+    problems += [
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected.keys() & state.keys()
+        if state[name].shape != expected[name].shape
+    ]
+    if problems:
+        raise WeightsError(
+            f"{shown_path(path)} does not fit {architecture}: {'; '.join(sorted(problems)[:3])}"
+            f"{f'; and {len(problems) - 3} more' if len(problems) > 3 else ''}. Give the weights "
+            "of the same architecture, number of classes and number of slices."
+        )
+    model.load_state_dict(state)
+
+
+NETWORK_SECONDS = 5  # how long the weights' server may take to answer
+# DenseNet's published files name their layers with a dot that torchvision has since dropped
+_OLD_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+
+
+class WeightsError(ValueError):
+    """Starting weights are missing, unreadable or do not fit the model."""
+
+
+def starting_weights(weights: str, architecture: str) -> str:
+    """Settle what training starts from: ``auto`` becomes ``imagenet`` if at hand, else ``none``.
+
+    The demo's default is ``auto``, the only fallback there is; notebooks print the answer,
+    and the run records it. Any other value is returned as it is.
+    """
+    if weights != "auto":
+        return weights
+    try:
+        imagenet_file(architecture)
+    except WeightsError:
+        return "none"
+    return "imagenet"
+
+
+def imagenet_file(architecture: str) -> Path:
+    """Find the file of ImageNet weights in torch's cache, downloading it where that is possible.
+
+    Raises
+    ------
+    WeightsError
+        If it is not cached and its server does not answer within `NETWORK_SECONDS`.
+    """
+    url = models.get_model_weights(architecture)["IMAGENET1K_V1"].url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    if path.exists():
+        return path
+    remedy = (
+        f"Put the file {path.name} (from {url}) into the folder hub/checkpoints of TORCH_HOME "
+        "(by default ~/.cache/torch), or start from random weights with weights='none'."
+    )
+    if not _answers(url):
+        raise WeightsError(
+            f"The ImageNet weights of {architecture} are not cached, and their server does not "
+            f"answer. {remedy}"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checksum = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    try:
+        torch.hub.download_url_to_file(
+            url, str(path), hash_prefix=checksum and checksum[1], progress=False
+        )
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"The ImageNet weights of {architecture} could not be downloaded ({error}). {remedy}"
+        ) from error
+    return path
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict from ``.safetensors`` or a file of `torch.save`, tensors only.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, unreadable or holds anything but named tensors.
+    """
+    path = from_root(path)
+    if not path.is_file():
+        raise WeightsError(
+            f"weights: there is no file {shown_path(path)}. Give 'imagenet', 'none', or the path "
+            "of a state dict (.safetensors, .pth)."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, EOFError, OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"{shown_path(path)} cannot be read as a state dict ({type(error).__name__}): it is "
+            "damaged, or holds something other than tensors. Save it again with "
+            "torch.save(model.state_dict(), path), or copy it again."
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(
+            f"{shown_path(path)} holds no state dict (names mapped to tensors); save one with "
+            "torch.save(model.state_dict(), path)."
+        )
+    return {_OLD_DENSENET_KEY.sub(r"\1\2", name): tensor for name, tensor in state.items()}
+
+
+def _answers(url: str) -> bool:
+    """Ask for a file's header; in a thread, since a name look-up has no time limit of its own."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(url, method="HEAD")
+            urllib.request.urlopen(request, timeout=NETWORK_SECONDS).close()
+            answered.set()
+        except (OSError, ValueError):
+            pass
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(NETWORK_SECONDS)
+    return answered.is_set()

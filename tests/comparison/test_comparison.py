@@ -1,0 +1,297 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hsc_utils import metrics, study
+from hsc_utils.comparison import differences
+
+CLASSES = ["LT-HSC", "ST-HSC", "MPP"]
+
+
+def predictions(skill: float, seed: int, images: int = 30, cells: int = 8) -> pd.DataFrame:
+    """Random predictions that lean towards the truth by `skill`; the truth has its own seed."""
+    truth = np.repeat(np.random.default_rng(0).permutation(np.arange(images) % 3), cells)
+    logits = np.random.default_rng(seed).normal(size=(images * cells, 3))
+    logits[np.arange(len(truth)), truth] += skill
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    image = np.repeat([f"image{k:03d}" for k in range(images)], cells)
+    return pd.DataFrame(
+        {
+            "id": [f"{name}__{k:04d}" for k, name in enumerate(image)],
+            "image_id": image,
+            "class": np.array(CLASSES)[truth],
+            "split": "test",
+            **{f"p_{name}": probabilities[:, k] for k, name in enumerate(CLASSES)},
+        }
+    )
+
+
+def write_run(runs_dir: Path, model: str, table: pd.DataFrame, seed: int = 0, **config) -> Path:
+    run_dir = runs_dir / model / f"seed{seed}"
+    run_dir.mkdir(parents=True)
+    settings = {
+        "level": "cell",
+        "architecture": model.split("-")[0],
+        "channels": [0] if "-slice0" in model else [0, 1, 2],
+        "class_names": CLASSES,
+        "seed": seed,
+    }
+    (run_dir / "config.json").write_text(json.dumps(settings | config))
+    provenance = {"weights": "none", "simulated": True}
+    (run_dir / "provenance.json").write_text(json.dumps(provenance))
+    table.to_parquet(run_dir / "predictions.parquet")
+    return run_dir
+
+
+def scored(*run_dirs: Path, **settings) -> tuple[pd.DataFrame, pd.DataFrame, list[pd.DataFrame]]:
+    runs = study.read_runs(run_dirs)
+    tables = study.read_predictions(runs)
+    return runs, differences.resampled_scores(runs, tables, **settings), tables
+
+
+def delong_covariance(positive: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Covariance of two correlated AUROCs by DeLong et al. 1988, cell by cell."""
+    by_positive, by_negative = [], []
+    for score in (first, second):
+        difference = score[positive][:, None] - score[~positive][None]
+        kernel = (difference > 0) + 0.5 * (difference == 0)
+        by_positive.append(kernel.mean(axis=1))
+        by_negative.append(kernel.mean(axis=0))
+    return np.cov(by_positive) / positive.sum() + np.cov(by_negative) / (~positive).sum()
+
+
+class TestScores:
+    def test_first_row_is_the_test_set_itself(self, tmp_path):
+        table = predictions(1.0, seed=1)
+        _, scores, _ = scored(write_run(tmp_path, "resnet18", table), resamples=20)
+        expected = metrics.score(
+            table["class"], metrics.probability_matrix(table, CLASSES), CLASSES
+        )
+        for key in differences.SCORES:
+            assert scores["resnet18", 0, key].iloc[0] == pytest.approx(expected[key])
+        for name in CLASSES:
+            auroc = expected["per_class"][name]["auroc"]
+            assert scores["resnet18", 0, f"auroc {name}"].iloc[0] == pytest.approx(auroc)
+        assert len(scores) == 21 and len(differences.compare(scores)) == 5
+
+    def test_repeats_are_averaged(self, tmp_path):
+        dirs = [write_run(tmp_path, "resnet18", predictions(1, k), seed=k) for k in (1, 2, 3)]
+        _, scores, tables = scored(*dirs, resamples=5)
+        each = [
+            metrics.score(t["class"], metrics.probability_matrix(t, CLASSES), CLASSES)["auroc"]
+            for t in tables
+        ]
+        row = differences.compare(scores).set_index("score").loc["auroc"]
+        assert row["estimate"] == pytest.approx(np.mean(each)) and row["seeds"] == 3
+        assert (row["seed_low"], row["seed_high"]) == pytest.approx((min(each), max(each)))
+
+    def test_spread_agrees_with_delong_where_images_hold_one_cell(self, tmp_path):
+        noise = predictions(0, seed=5, images=300, cells=1)
+        good, poor = predictions(1.5, 1, 300, 1), predictions(0.7, 2, 300, 1)
+        for table in (good, poor):  # shared noise makes the models' errors correlate
+            shared = [f"p_{name}" for name in CLASSES]
+            mixed = np.sqrt(table[shared] * noise[shared])
+            table[shared] = mixed.div(mixed.sum(axis=1), axis=0)
+        dirs = write_run(tmp_path, "resnet18", good), write_run(tmp_path, "resnet50", poor)
+        _, scores, _ = scored(*dirs, resamples=4000)
+        gaps = scores["resnet18", 0, "auroc MPP"] - scores["resnet50", 0, "auroc MPP"]
+        covariance = delong_covariance(
+            (good["class"] == "MPP").to_numpy(), good["p_MPP"].to_numpy(), poor["p_MPP"].to_numpy()
+        )
+        expected = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+        assert gaps.iloc[1:].std() == pytest.approx(expected, rel=0.08)
+
+    def test_more_copies_of_the_same_cells_do_not_narrow_an_interval(self, tmp_path):
+        table = predictions(1.0, seed=1)
+        copies = pd.concat([table.assign(id=table["id"] + f"_{k}") for k in range(5)])
+        rows = []
+        for name, cells in (("once", table), ("copied", copies)):
+            _, scores, _ = scored(write_run(tmp_path, name, cells), resamples=300)
+            rows.append(differences.compare(scores)[["estimate", "low", "high"]])
+        pd.testing.assert_frame_equal(*rows)
+
+    def test_a_class_without_test_samples_is_left_out(self, tmp_path):
+        table = predictions(1.0, seed=1)
+        table = table[table["class"] != "MPP"]
+        runs, scores, tables = scored(write_run(tmp_path, "resnet18", table), resamples=20)
+        assert set(scores["resnet18", 0]) == {*differences.SCORES, "auroc LT-HSC", "auroc ST-HSC"}
+        assert not differences.compare(scores)[["estimate", "low", "high"]].isna().any(axis=None)
+        assert {name for _, name in differences.roc_curves(runs, tables)} == {"LT-HSC", "ST-HSC"}
+
+
+class TestDifferences:
+    def test_a_model_does_not_differ_from_its_copy(self, tmp_path):
+        table = predictions(1.0, seed=1)
+        dirs = write_run(tmp_path, "resnet18", table), write_run(tmp_path, "resnet50", table)
+        _, scores, _ = scored(*dirs, resamples=100)
+        rows = differences.compare(scores).query("against != ''")
+        assert (rows[["estimate", "low", "high"]] == 0).all(axis=None)
+        assert (rows["p_holm"] == 1).all()
+        assert "within the noise" in differences.verdict(rows.iloc[0])
+
+    def test_pairing_makes_a_difference_surer_than_the_scores(self, tmp_path):
+        better, worse = predictions(2.0, seed=1), predictions(0.5, seed=1)
+        dirs = write_run(tmp_path, "resnet18", worse), write_run(tmp_path, "densenet169", better)
+        _, scores, _ = scored(*dirs, resamples=500)
+        table = differences.compare(scores).set_index(["model", "against", "score"])
+        row = table.loc["densenet169", "resnet18", "auroc"]
+        assert row.low < row.estimate < row.high and row.low > 0 and row.p_holm < 0.05
+        width = row.high - row.low
+        alone = table.loc[[("resnet18", "", "auroc"), ("densenet169", "", "auroc")]]
+        assert width < np.hypot(*(alone["high"] - alone["low"]))
+        row = table.reset_index().query("against == 'resnet18' and score == 'auroc'").iloc[0]
+        assert "higher by more than chance" in differences.verdict(row)
+
+    def test_order_of_the_runs_only_flips_the_sign(self, tmp_path):
+        dirs = [write_run(tmp_path, f"model{k}", predictions(1, k)) for k in (1, 2)]
+        forwards, backwards = (
+            differences.compare(scores).query("against != ''").reset_index(drop=True)
+            for _, scores, _ in (scored(*dirs, resamples=50), scored(*dirs[::-1], resamples=50))
+        )
+        np.testing.assert_allclose(forwards["estimate"], -backwards["estimate"])
+        np.testing.assert_allclose(forwards["low"], -backwards["high"])
+        np.testing.assert_allclose(forwards["p"], backwards["p"])
+
+    def test_against_one_reference_only(self, tmp_path):
+        dirs = [write_run(tmp_path, f"model{k}", predictions(1, k)) for k in (1, 2, 3)]
+        _, scores, _ = scored(*dirs, resamples=50)
+        every, few = (differences.compare(scores, reference=r) for r in (None, "model2"))
+        assert len(every.query("against != ''")) == 2 * 3
+        assert set(few.query("against != ''")["model"]) == {"model2"}
+        assert set(few["against"]) == {"", "model1", "model3"}
+        corrected = few.query("against != ''").groupby("score")["p"].transform(differences.holm)
+        assert few.query("against != ''")["p_holm"].tolist() == corrected.tolist()
+
+    def test_one_seed_says_so_and_several_must_agree(self, tmp_path):
+        good = [predictions(2.0, seed=k) for k in range(3)]
+        poor = [predictions(skill, seed=9 + k) for k, skill in enumerate((0.3, 0.3, 3.5))]
+        once = [write_run(tmp_path / "a", m, t[0]) for m, t in (("m", poor), ("n", good))]
+        _, scores, _ = scored(*once, resamples=300)
+        row = differences.compare(scores).query("against != '' and score == 'auroc'").iloc[0]
+        assert "with one training each" in differences.verdict(row)
+        dirs = [
+            write_run(tmp_path / "b", m, t, seed=k)
+            for m, tables in (("m", poor), ("n", good))
+            for k, t in enumerate(tables)
+        ]
+        _, scores, _ = scored(*dirs, resamples=300)
+        each = differences.seed_differences(scores, "n", "m", "auroc")
+        row = differences.compare(scores).query("against != '' and score == 'auroc'").iloc[0]
+        assert row["seeds"] == 3 and each.loc[2] < 0 < each.loc[0]
+        assert (row["seed_low"], row["seed_high"]) == (each.min(), each.max())
+        assert row["estimate"] == pytest.approx(each.mean()) and row["p_holm"] < 0.05
+        assert "not the same way with every seed" in differences.verdict(row)
+        _, scores, _ = scored(*[d for d in dirs if d.name != "seed2"], resamples=300)
+        row = differences.compare(scores).query("against != '' and score == 'auroc'").iloc[0]
+        assert row["seeds"] == 2 and "and with every seed" in differences.verdict(row)
+
+    def test_no_difference_is_rarely_called_one(self, tmp_path):
+        """Of many pairs of equally good models, few may have a p-value below 0.05."""
+        dirs = [write_run(tmp_path, f"m{k}", predictions(1, k, cells=3)) for k in range(30)]
+        _, scores, _ = scored(*dirs, resamples=400)
+        table = differences.compare(scores).query("against != '' and score == 'auroc'")
+        pairs = [(f"m{k + 1}", f"m{k}") for k in range(0, 30, 2)]
+        independent = table.set_index(["model", "against"]).loc[pairs]
+        assert len(independent) == 15 and (independent["p"] < 0.05).sum() <= 4
+        assert (table["p_holm"] >= table["p"]).all()
+
+    def test_holm_by_hand(self):
+        corrected = differences.holm(pd.Series([0.04, 0.01, 0.03, np.nan]))
+        np.testing.assert_allclose(corrected, [0.06, 0.03, 0.06, np.nan])
+
+    @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+    def test_holm_is_between_nothing_and_bonferroni(self, values):
+        raw = pd.Series(values)
+        corrected = differences.holm(raw)
+        assert (corrected >= raw).all()
+        assert (corrected <= np.minimum(1, raw * len(raw)) + 1e-12).all()
+        ranks = raw.rank(method="first").astype(int).sort_values().index
+        assert corrected[ranks].is_monotonic_increasing
+
+
+class TestRefusals:
+    def test_other_cells(self, tmp_path):
+        table = predictions(1.0, seed=1)
+        dirs = write_run(tmp_path, "a", table), write_run(tmp_path, "b", table.iloc[3:])
+        with pytest.raises(study.ComparisonError, match=r"3 only in .*a/seed0, such as image"):
+            study.read_predictions(study.read_runs(dirs))
+
+    def test_other_labels(self, tmp_path):
+        table = predictions(1.0, seed=1)
+        other = table.assign(**{"class": table["class"].mask(table.index == 7, "MPP")})
+        other.loc[7, "class"] = "MPP" if table.loc[7, "class"] != "MPP" else "LT-HSC"
+        dirs = write_run(tmp_path, "a", table), write_run(tmp_path, "b", other)
+        with pytest.raises(study.ComparisonError, match="1 with another class, such as"):
+            study.read_predictions(study.read_runs(dirs))
+
+    def test_other_images(self, tmp_path):
+        table = predictions(1.0, seed=1)
+        other = table.assign(image_id=table["image_id"].replace("image003", "image004"))
+        dirs = write_run(tmp_path, "a", table), write_run(tmp_path, "b", other)
+        with pytest.raises(study.ComparisonError, match="8 with another image_id, such as"):
+            study.read_predictions(study.read_runs(dirs))
+
+    def test_other_pixels_of_the_same_cells(self, tmp_path):
+        table = predictions(1.0, seed=1)
+        dirs = [write_run(tmp_path, name, table) for name in ("a", "b", "c")]
+        for run_dir, sha in zip(dirs, ("1" * 64, "1" * 64, "2" * 64), strict=True):
+            record = {"weights": "none", "simulated": True, "inputs": {"x/patches.npy": sha}}
+            (run_dir / "provenance.json").write_text(json.dumps(record))
+        assert len(study.read_predictions(study.read_runs(dirs[:2]))) == 2
+        with pytest.raises(
+            study.ComparisonError, match=r"two versions of patches\.npy .*11111111…"
+        ):
+            study.read_predictions(study.read_runs(dirs))
+
+    def test_other_order_is_no_difference(self, tmp_path):
+        table = predictions(1.0, seed=1)
+        dirs = write_run(tmp_path, "a", table), write_run(tmp_path, "b", table.iloc[::-1])
+        first, second = study.read_predictions(study.read_runs(dirs))
+        pd.testing.assert_frame_equal(first, second)
+
+    def test_other_level_or_classes(self, tmp_path):
+        table = predictions(1.0, seed=1)
+        cell = write_run(tmp_path, "a", table)
+        image = write_run(tmp_path, "b", table, level="image")
+        named = write_run(tmp_path, "c", table, class_names=CLASSES[::-1])
+        with pytest.raises(study.ComparisonError, match=r"level of .* is image"):
+            study.read_runs([cell, image])
+        with pytest.raises(study.ComparisonError, match="class_names of"):
+            study.read_runs([cell, named])
+
+    def test_runs_of_one_architecture_are_found(self, tmp_path):
+        table = predictions(1.0, seed=1)
+        for model in ("resnet18", "resnet18-slice0", "resnet18-slice0+2", "resnet152"):
+            write_run(tmp_path, model, table)
+        (tmp_path / "resnet18-slice1" / "seed0").mkdir(parents=True)
+        names = [path.parent.name for path in study.slice_runs(tmp_path, "resnet18")]
+        assert names == ["resnet18", "resnet18-slice0", "resnet18-slice0+2"]
+        with pytest.raises(FileNotFoundError, match="no finished run of densenet121"):
+            study.slice_runs(tmp_path, "densenet121")
+
+    def test_slices_that_no_run_saw_are_named(self, tmp_path):
+        table = predictions(1.0, seed=1)
+        dirs = [
+            write_run(tmp_path, "resnet18", table),
+            write_run(tmp_path, "resnet18-slice0", table),
+            write_run(tmp_path, "resnet18-slice0+2", table, channels=[0, 2]),
+        ]
+        missing = study.missing_slices(study.read_runs(dirs))
+        assert missing == ["1", "2", "0+1", "1+2"]
+
+    def test_missing_repeated_and_empty(self, tmp_path):
+        table = predictions(1.0, seed=1)
+        run = write_run(tmp_path, "a", table)
+        with pytest.raises(FileNotFoundError, match=r"holds no config\.json: train that model"):
+            study.read_runs([run, tmp_path / "b" / "seed0"])
+        with pytest.raises(study.ComparisonError, match="given twice"):
+            study.read_runs([run, run])
+        with pytest.raises(study.ComparisonError, match="No run was given"):
+            study.read_runs([])
+        with pytest.raises(study.ComparisonError, match="predicted nothing of subset 'tset'"):
+            study.read_predictions(study.read_runs([run]), "tset")

@@ -1,0 +1,245 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torchvision.models import DenseNet, ResNet
+from torchvision.models.resnet import BasicBlock
+
+from hsc_utils import metrics
+from hsc_utils.explanation import attention
+from hsc_utils.explanation.maps import grad_cam, layer_at_stride, normalise, resize_maps
+from hsc_utils.training import batches, models
+
+
+def small_densenet() -> DenseNet:
+    torch.manual_seed(0)
+    return DenseNet(4, (1, 1, 2, 1), num_init_features=8, num_classes=3).eval()
+
+
+def small_resnet() -> ResNet:
+    torch.manual_seed(0)
+    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=3).eval()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def enlarged(coarse: torch.Tensor) -> np.ndarray:
+    fine = nn.functional.interpolate(coarse[:, None], size=(64, 64), mode="bilinear")[:, 0]
+    return normalise(fine.detach().float().numpy())
+
+
+class TestGradCam:
+    def test_is_right_where_the_answer_is_known_by_hand(self):
+        model = nn.Sequential(
+            nn.Conv2d(1, 1, 1, bias=False),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(1, 2, bias=False),
+        ).eval()
+        model[0].weight.data.fill_(1)
+        model[3].weight.data = torch.tensor([[3.0], [-3.0]])
+        image = torch.tensor([[[[4.0, -2.0], [0.0, 1.0]]]])
+        maps = grad_cam(model, image.repeat(2, 1, 1, 1), [0, 1], layer="0")
+        np.testing.assert_allclose(maps, [[[1, 0], [0, 0.25]], [[0, 1], [0, 0]]], atol=1e-7)
+
+    def test_densenet_is_explained_after_its_last_relu(self, images):
+        model = small_densenet()
+        targets = torch.tensor([0, 1, 2, 1, 0])
+        # after global average pooling the gradient of a logit is its weight, so Grad-CAM
+        # is the class activation map of what the pooling sees
+        seen = model.features(images).relu()
+        expected = torch.einsum("nchw,nc->nhw", seen, model.classifier.weight[targets]).relu()
+        maps = grad_cam(model, images, targets)
+        np.testing.assert_allclose(maps, enlarged(expected), atol=1e-5)
+        before = torch.einsum(
+            "nchw,nc->nhw", model.features(images), model.classifier.weight[targets]
+        ).relu()
+        assert np.abs(maps - enlarged(before)).max() > 0.05
+
+    def test_resnet_is_explained_where_the_pooling_averages(self, images):
+        model = small_resnet()
+        targets = torch.tensor([2, 2, 1, 0, 0])
+        seen = []
+        hook = model.avgpool.register_forward_pre_hook(lambda _, x: seen.append(x[0].clone()))
+        model(images)
+        hook.remove()
+        expected = torch.einsum("nchw,nc->nhw", seen[0], model.fc.weight[targets]).relu()
+        maps = grad_cam(model, images, targets)
+        np.testing.assert_allclose(maps, enlarged(expected), atol=1e-5)
+
+    @pytest.mark.parametrize("build", [small_densenet, small_resnet])
+    @pytest.mark.parametrize("stride", [16, 8])
+    def test_earlier_layers_agree_with_finite_differences(self, build, stride, images):
+        model, images, step = build().double(), images[:1].double(), 1e-5
+        name = layer_at_stride(model, stride)
+        layer, target, seen = model.get_submodule(name), 1, []
+        with layer.register_forward_hook(lambda *io: seen.append(io[2].clone())):
+            model(images)
+        assert seen[0].shape[-1] == 64 // stride
+        # one raised channel a row: only what follows the layer is run for each
+        bumps = step * torch.eye(seen[0].shape[1]).double()[..., None, None]
+        with layer.register_forward_hook(lambda *io: io[2] + bumps):
+            higher = model(images)[:, target]
+        with layer.register_forward_hook(lambda *io: io[2] - bumps):
+            slopes = (higher - model(images)[:, target]) / (2 * step)
+        expected = torch.einsum("nchw,c->nhw", seen[0], slopes).relu()
+        maps = grad_cam(model, images, [target], layer=name)
+        np.testing.assert_allclose(maps, enlarged(expected), atol=1e-4)
+
+    def test_does_not_depend_on_the_batch_size_nor_change_the_model(self, images):
+        model = small_densenet()
+        before = model(images).detach()
+        together = grad_cam(model, images, [0] * 5)
+        apart = grad_cam(model, images, [0] * 5, batch_size=2)
+        np.testing.assert_allclose(together, apart, atol=1e-5)
+        assert torch.equal(before, model(images))
+        assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
+
+    @pytest.mark.parametrize("name", models.PAPER_ARCHITECTURES)
+    def test_every_backbone_is_explained_where_its_pooling_averages(self, name, images):
+        model = models.build_model(name, weights="none").eval()
+        head = model.fc if hasattr(model, "fc") else model.classifier
+        sides, seen = {}, []
+        for stride in (32, 16, 8):
+            layer = model.get_submodule(layer_at_stride(model, stride))
+            layer.register_forward_hook(
+                lambda _, i, out, s=stride: sides.update({s: out.shape[-1]})
+            )
+            if stride == 32:
+                layer.register_forward_hook(lambda _, i, out: seen.append(out.clone().relu()))
+        model(images[:1])
+        assert sides == {32: 2, 16: 4, 8: 8}
+        expected = torch.einsum("nchw,c->nhw", seen[0], head.weight[1]).relu()
+        maps = grad_cam(model, images[:1], [1])
+        np.testing.assert_allclose(maps, enlarged(expected), atol=1e-4)
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU to compare with")
+    @pytest.mark.parametrize("name", ["resnet18", "densenet169"])
+    @pytest.mark.parametrize("stride", [32, 16])
+    def test_is_the_same_on_a_gpu(self, name, stride, images):
+        torch.manual_seed(0)
+        model = models.build_model(name, weights="none").eval()
+        layer = layer_at_stride(model, stride)
+        here = grad_cam(model, images, [0, 1, 2, 0, 1], layer)
+        there = grad_cam(model.cuda(), images, [0, 1, 2, 0, 1], layer)
+        np.testing.assert_allclose(there, here, atol=1e-3)
+
+    def test_no_positive_evidence_stays_zero(self, images):
+        model = small_resnet()
+        model.fc.weight.data = -model.fc.weight.data.abs()
+        maps = grad_cam(model, images, [0] * 5)
+        assert maps.shape == (5, 64, 64) and maps.dtype == np.float32
+        assert (maps == 0).all()
+
+    def test_refuses_what_would_mislead(self, images):
+        model = small_resnet()
+        with pytest.raises(ValueError, match="5 images came with 2 targets"):
+            grad_cam(model, images, [0, 1])
+        with pytest.raises(ValueError, match="no layer 'layer9'"):
+            grad_cam(model, images, [0] * 5, layer="layer9")
+        with pytest.raises(ValueError, match="stride is 4"):
+            layer_at_stride(model, 4)
+        with pytest.raises(ValueError, match="model is a Sequential"):
+            layer_at_stride(nn.Sequential())
+        with pytest.raises(ValueError, match=r"model\.eval\(\)"):
+            grad_cam(model.train(), images, [0] * 5)
+
+
+def test_cells_are_measured_a_few_at_a_time(monkeypatch):
+    rng = np.random.default_rng(0)
+    patches = rng.integers(0, 255, (7, 40, 40, 3), dtype=np.uint8)
+    cells = pd.DataFrame({"row": [6, 0, 3, 2, 5], "predicted": list("abcab")})
+    config = {"channels": [0, 1, 2], "input_size": 64, "mean": [0.5] * 3, "std": [0.2] * 3}
+    config["class_names"] = ["a", "b", "c"]
+    model, layers = small_resnet(), {32: "layer4", 16: "layer3"}
+    sizes = []
+
+    def find_labels(part, pixels):
+        sizes.append(len(pixels))
+        np.testing.assert_array_equal(pixels, patches[part["row"]])
+        return (pixels[..., 0] > 99).astype(np.int32)
+
+    monkeypatch.setattr(attention, "_BATCH", 2)
+    table = attention.measure_cells(model, config, patches, cells, layers, find_labels)
+    assert sizes == [2, 2, 1] and len(table) == 10
+    chosen = patches[cells["row"]]
+    inside = chosen[..., 0] > 99
+    inputs = batches.to_input(chosen, config)
+    for stride, layer in layers.items():
+        maps = resize_maps(grad_cam(model, inputs, [0, 1, 2, 0, 1], layer), 40)
+        expected = attention.cell_numbers(maps, inside.astype(int), inside)
+        ours = table[table["stride"] == stride].sort_values("position", ignore_index=True)
+        pd.testing.assert_frame_equal(ours[expected.columns], expected, rtol=1e-4)
+        np.testing.assert_array_equal(ours["zero"], maps.max(axis=(1, 2)) == 0)
+
+
+def test_examples_are_right_and_wrong_ones_of_each_class():
+    drawn = pd.DataFrame({"class": list("aaabb"), "predicted": list("abaab")})
+    assert attention.pick_examples(drawn).tolist() == [0, 1, 4, 3]
+
+
+class TestNumbers:
+    def test_shares_of_a_map_counted_by_hand(self):
+        maps = np.array([[[3, 1, 0, 0], [0, 0, 4, 0]]], float)
+        labels = np.array([[[5, 5, 0, 0], [0, 0, 7, 0]]])
+        row = attention.cell_numbers(maps, labels, labels == 5).iloc[0]
+        assert row.share == 4 / 8 and row.area == 2 / 8 and row.pointing == 0
+        assert row.share_neighbours == 4 / 8 and row.area_neighbours == 1 / 8
+
+    def test_an_even_map_has_the_share_of_the_area(self):
+        labels = np.random.default_rng(0).integers(0, 3, (6, 9, 9))
+        table = attention.cell_numbers(np.ones((6, 9, 9)), labels, labels == 1)
+        np.testing.assert_allclose(table["share"], table["area"])
+        np.testing.assert_allclose(table["share_neighbours"], table["area_neighbours"])
+        whole = attention.image_numbers(np.ones((9, 9)), labels[0])
+        assert whole["share"] == pytest.approx(whole["area"]) and whole["gini"] == 0
+
+    def test_zero_maps_and_missing_cells_are_not_counted(self):
+        maps = np.stack([np.zeros((4, 4)), np.ones((4, 4))])
+        labels = np.ones((2, 4, 4), int)
+        inside = np.stack([np.ones((4, 4), bool), np.zeros((4, 4), bool)])
+        assert attention.cell_numbers(maps, labels, inside).isna().all(axis=None)
+        assert np.isnan(attention.image_numbers(maps[0], labels[0])["share"])
+        assert np.isnan(attention.image_numbers(maps[1], 0 * labels[0])["gini"])
+
+    @given(st.lists(st.floats(0.01, 1e3), min_size=1, max_size=30))
+    def test_gini_is_the_mean_difference_over_twice_the_mean(self, values):
+        values = np.array(values)
+        differences = np.abs(values[:, None] - values).mean()
+        assert attention.gini(values) == pytest.approx(differences / (2 * values.mean()), abs=1e-9)
+
+    def test_gini_of_one_bright_cell(self):
+        assert attention.gini(np.array([0, 0, 0, 1.0])) == 0.75
+
+    def test_concentration_is_set_against_the_same_map_moved(self):
+        labels = np.arange(1, 65).reshape(1, 8, 8)
+        even = attention.image_table(np.ones((1, 8, 8)), labels).iloc[0]
+        assert even.gini == even.gini_shifted == 0
+        peak = np.full((1, 8, 8), 0.01)
+        peak[0, 1, 1] = 1
+        cells = np.zeros((1, 8, 8), int)
+        cells[0, 1, 1], cells[0, 5, 5], cells[0, 2, 7] = 1, 2, 3
+        row = attention.image_table(peak, cells).iloc[0]
+        assert row.gini > 0.6 > row.gini_shifted
+
+    def test_intervals_count_images_and_not_cells(self):
+        rng = np.random.default_rng(0)
+        values = rng.normal(size=40)
+        once = pd.DataFrame({"class": "a", "image_id": np.arange(40), "share": values})
+        copied = pd.concat([once] * 9)
+        narrow, wide = (metrics.bootstrap_means(t, ["share"]).iloc[0] for t in (copied, once))
+        assert (narrow["low"], narrow["high"]) == pytest.approx((wide["low"], wide["high"]))
+        spread = (wide["high"] - wide["low"]) / (2 * 1.96)
+        assert spread == pytest.approx(values.std() / np.sqrt(40), rel=0.1)
+
+    def test_one_image_has_no_interval(self):
+        table = pd.DataFrame({"class": "a", "image_id": "i", "share": [0.2, 0.4]})
+        means = metrics.bootstrap_means(table, ["share"])
+        assert means[["low", "high"]].isna().all(axis=None) and (means["images"] == 1).all()
+        assert attention.in_words(means).loc["share", "all"] == "0.300 (one image)"

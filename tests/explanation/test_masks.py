@@ -1,0 +1,119 @@
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from hsc_utils.detection import ready_patches
+from hsc_utils.explanation import masks
+
+
+def disc(side: int, y: float, x: float, radius: float) -> np.ndarray:
+    rows, columns = np.ogrid[:side, :side]
+    return (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
+
+
+def test_windows_of_whole_label_images(tmp_path):
+    labels = np.arange(40 * 50, dtype=np.uint16).reshape(40, 50)
+    (tmp_path / "MPP" / "day").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "MPP" / "day" / "a.png"), labels)
+    images = pd.DataFrame({"image_id": ["MPP__day__a"], "source": ["MPP/day/a.oir"]})
+    cells = pd.DataFrame({"image_id": "MPP__day__a", "y": [20.4, 1.0], "x": [30.6, 49.0]})
+    found = masks.patch_labels(cells, images, tmp_path, side=8)
+    np.testing.assert_array_equal(found[0], labels[16:24, 27:35])
+    assert (found[1][:3] == 0).all() and (found[1][:, 5:] == 0).all()
+    np.testing.assert_array_equal(found[1][3:, :5], labels[:5, 45:])
+
+
+def test_one_mask_a_cell(tmp_path):
+    mask = np.zeros((100, 100), np.uint8)
+    mask[20:60, 40:80] = 128
+    cv2.imwrite(str(tmp_path / "017.png"), mask)
+    found = masks.single_labels(pd.DataFrame({"image_id": ["neutrophil__017"]}), tmp_path, 50)
+    expected = np.zeros((50, 50))
+    expected[10:30, 20:40] = 1
+    np.testing.assert_array_equal(found[0], expected)
+
+
+def test_masks_are_squared_as_their_patches_are(tmp_path):
+    mask = disc(60, 30, 40, 12).astype(np.uint8)[4:56]
+    cv2.imwrite(str(tmp_path / "018.png"), 255 * mask)
+    found = masks.single_labels(pd.DataFrame({"image_id": ["neutrophil__018"]}), tmp_path, 60)
+    picture = ready_patches.squared(np.repeat(255 * mask[..., None], 3, axis=2), 60)
+    np.testing.assert_array_equal(found[0] > 0, picture[..., 0] > 127)
+
+
+def test_cells_that_came_alone_have_masks_of_their_own(tmp_path):
+    cv2.imwrite(str(tmp_path / "017.png"), np.full((40, 40), 255, np.uint8))
+    cells = pd.DataFrame({"image_id": ["monocyte__017"], "y": [np.nan], "x": [np.nan]})
+    pixels = np.zeros((1, 32, 32, 3), np.uint8)
+    assert masks.find_labels(cells, pixels, tmp_path / "nowhere", tmp_path).all()
+
+
+def test_a_missing_mask_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no mask .*018\.png"):
+        masks.single_labels(pd.DataFrame({"image_id": ["neutrophil__018"]}), tmp_path, 50)
+    cv2.imwrite(str(tmp_path / "018.png"), np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(ValueError, match="not a gray label image"):
+        masks.read_labels(tmp_path / "018.png")
+
+
+def test_own_cell_is_the_one_at_the_centre():
+    labels = np.zeros((2, 30, 30), int)
+    labels[0][disc(30, 16, 14, 6)] = 4
+    labels[0][disc(30, 2, 2, 8)] = 9
+    labels[1][disc(30, 2, 2, 5)] = 9
+    own = masks.own_masks(labels)
+    np.testing.assert_array_equal(own[0], labels[0] == 4)
+    assert not own[1].any()
+
+
+def test_detections_become_discs_of_the_nearest_cell():
+    cells = pd.DataFrame({"y": [20.0, 20.0], "x": [20.0, 30.0], "sigma": [10 / np.sqrt(2)] * 2})
+    labels = masks.detection_labels(cells, (60, 60), 60)
+    rows, columns = np.ogrid[:60, :60]
+    discs = [(rows - 20) ** 2 + (columns - x) ** 2 <= 100 + 1e-9 for x in (20, 30)]
+    np.testing.assert_array_equal(labels > 0, discs[0] | discs[1])
+    assert labels[20, 24] == 1 and labels[20, 26] == 2
+    assert not masks.detection_labels(cells.iloc[:0], (60, 60), 60).any()
+
+
+def test_detections_shrink_with_their_image():
+    cells = pd.DataFrame({"image_id": "a", "y": [100.0], "x": [300.0], "sigma": [40.0]})
+    images = pd.DataFrame({"image_id": ["a", "b"], "height": 400, "width": 800})
+    small, none = masks.detected(images, cells, 40)
+    full = masks.detection_labels(cells.replace({"y": 0}), (400, 800), 800)
+    assert not none.any() and full.any()
+    rows, columns = np.indices(small.shape)
+    inside = (10 * rows + 4.5 - 100) ** 2 + (20 * columns + 9.5 - 300) ** 2 <= 2 * 40**2
+    np.testing.assert_array_equal(small > 0, inside)
+
+
+def test_overlap_by_hand():
+    first = np.array([[[1, 1, 0]], [[0, 0, 0]]], bool)
+    second = np.array([[[0, 1, 1]], [[0, 0, 0]]], bool)
+    np.testing.assert_allclose(masks.overlap(first, second), [1 / 3, np.nan])
+
+
+def test_segmentation_finds_a_textured_disc_beside_its_neighbour():
+    rng = np.random.default_rng(0)
+    own, other = disc(64, 32, 30, 14), disc(64, 32, 61, 12)
+    patch = rng.normal(100, 4, (64, 64, 3))
+    patch[own | other] += rng.normal(0, 40, ((own | other).sum(), 3))
+    found = masks.own_masks(masks.segment_patches(patch.clip(0, 255).astype(np.uint8)[None]))
+    assert masks.overlap(found, own[None])[0] > 0.75
+
+
+def test_segmentation_of_real_leukocytes_overlaps_their_masks():
+    folder = os.environ.get("HSC_TEST_DATA")
+    if not folder:
+        pytest.skip("HSC_TEST_DATA is not set: no real cells with masks")
+    paths = sorted(Path(folder, "cells", "white_blood_cells").glob("*/*.png"))[::6]
+    pixels = np.stack([cv2.resize(cv2.imread(str(p)), (64, 64)) for p in paths])
+    cells = pd.DataFrame({"image_id": [f"{p.parent.name}__{p.stem}" for p in paths]})
+    folder = Path(folder, "cells", "white_blood_cells_masks")
+    truth = masks.own_masks(masks.single_labels(cells, folder, 64))
+    found = masks.own_masks(masks.segment_patches(pixels))
+    assert np.mean(masks.overlap(truth, found)) > 0.8

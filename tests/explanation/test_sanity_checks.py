@@ -1,0 +1,208 @@
+"""The two checks of Grad-CAM, on models where the right answer is known: both can fail."""
+
+from collections import OrderedDict
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+from torchvision.models import DenseNet, ResNet
+from torchvision.models.resnet import BasicBlock
+
+from hsc_utils.explanation import checks
+from hsc_utils.explanation.maps import layer_at_stride
+
+
+def small_densenet() -> DenseNet:
+    torch.manual_seed(0)
+    return DenseNet(4, (1, 1, 2, 1), num_init_features=8, num_classes=3).eval()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(12, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def channel_model() -> nn.Module:
+    """A model that has learnt to look at channel 0 for class 0; its maps show what is there."""
+    conv, fc = nn.Conv2d(8, 8, 1, bias=False), nn.Linear(8, 8, bias=False)
+    conv.weight.data = torch.eye(8)[..., None, None]
+    fc.weight.data = 9 * torch.eye(8)
+    layers = {"conv": conv, "relu": nn.ReLU(), "pool": nn.AdaptiveAvgPool2d(1)}
+    return nn.Sequential(OrderedDict(layers | {"flat": nn.Flatten(), "fc": fc})).eval()
+
+
+def spots(count: int) -> torch.Tensor:
+    """Images of 8 channels, each with a bright spot in a place of its own."""
+    rng = np.random.default_rng(0)
+    pixels = rng.random((count, 8, 16, 16)) * 0.1
+    for channel in pixels.reshape(-1, 16, 16):
+        y, x = rng.integers(1, 11, 2)
+        channel[y : y + 4, x : x + 4] += 1
+    return torch.from_numpy(pixels).float()
+
+
+class TestScrambling:
+    def test_goes_from_the_output_to_the_input_and_spares_the_model(self, images):
+        model = small_densenet()
+        before = model(images).detach()
+        names, outputs = [], []
+        for name, scrambled in checks.scrambled_models(model, images, seed=3):
+            names.append(name)
+            outputs.append(scrambled(images).detach())
+        assert names[0] == "classifier" and names[-1] == "conv0"
+        assert "denseblock3" in names and "pool0" not in names
+        assert not any(torch.allclose(before, output) for output in outputs)
+        assert torch.equal(before, model(images))
+
+    def test_keeps_the_values_of_each_weight(self, images):
+        model = small_densenet()
+        *_, (_, scrambled) = checks.scrambled_models(model, images)
+        for ours, theirs in zip(model.parameters(), scrambled.parameters(), strict=True):
+            assert torch.equal(ours.flatten().sort().values, theirs.flatten().sort().values)
+
+    def test_statistics_of_scrambled_layers_fit_what_they_now_see(self, images):
+        torch.manual_seed(0)
+        model = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=3).eval()
+        kept = model.layer1[0].bn1.running_mean.clone()
+        for name, scrambled in checks.scrambled_models(model, images):
+            assert not any(module.training for module in scrambled.modules())
+            if name == "layer2":
+                break
+        seen = []
+        with scrambled.layer2[0].bn1.register_forward_pre_hook(lambda _, x: seen.append(x[0])):
+            scrambled(images)
+        mean = seen[0].mean(dim=(0, 2, 3))
+        torch.testing.assert_close(scrambled.layer2[0].bn1.running_mean, mean)
+        assert torch.equal(scrambled.layer1[0].bn1.running_mean, kept)
+
+    def test_correlation_agrees_with_scipy(self):
+        rng = np.random.default_rng(0)
+        first, second = rng.random((2, 4, 6, 7))
+        second[3] = 1
+        ours = checks.map_correlation(first, second)
+        expected = [spearmanr(first[k].ravel(), second[k].ravel())[0] for k in range(3)]
+        np.testing.assert_allclose(ours[:3], expected)
+        assert np.isnan(ours[3])
+
+    def test_maps_that_show_what_was_learnt_change(self):
+        images, ids = spots(12), [f"image{k}" for k in range(12)]
+        table = checks.scrambled_correlations(
+            channel_model(), images, np.zeros(12, int), "relu", ids, scramblings=12
+        )
+        by_layer = checks.correlation_by_layer(table)
+        assert by_layer["layer"].tolist() == ["fc", "conv"]
+        assert by_layer["high"].iloc[-1] < 0.5
+        assert "maps change" in checks.scrambling_verdict(by_layer)
+
+    def test_maps_that_show_only_the_picture_are_found_out(self):
+        # equal weights can be shuffled as one likes: the map is the brightness, whatever is learnt
+        model = channel_model()
+        model.conv.weight.data.fill_(1)
+        model.fc.weight.data.fill_(1)
+        images = spots(6)
+        table = checks.scrambled_correlations(
+            model, images, np.zeros(6, int), "relu", list("abcdef"), scramblings=3
+        )
+        by_layer = checks.correlation_by_layer(table)
+        np.testing.assert_allclose(by_layer[["mean", "low", "high"]], 1)
+        assert "the maps stay" in checks.scrambling_verdict(by_layer)
+
+    def test_intervals_cover_the_choice_of_scrambling(self):
+        # scramblings that move all images together: many images do not make the mean sure
+        rows = [(s, "fc", f"i{g}", 0.8 * (-1) ** s) for s in range(4) for g in range(50)]
+        table = pd.DataFrame(rows, columns=["scrambling", "layer", "image_id", "correlation"])
+        row = checks.correlation_by_layer(table).iloc[0]
+        assert row["mean"] == pytest.approx(0)
+        assert row["low"] < -0.5 and row["high"] > 0.5
+        assert "too uncertain" in checks.scrambling_verdict(pd.DataFrame([row]))
+
+    def test_constant_maps_are_counted_apart(self):
+        rows = [(0, "fc", "a", np.nan), (0, "fc", "b", 0.4), (1, "fc", "a", 0.2), (1, "fc", "b", 0)]
+        table = pd.DataFrame(rows, columns=["scrambling", "layer", "image_id", "correlation"])
+        row = checks.correlation_by_layer(table).iloc[0]
+        assert row["mean"] == pytest.approx(0.2) and row["constant"] == 0.25
+
+
+def corner_model() -> tuple[nn.Module, np.ndarray]:
+    """A model that reads one corner only, and a map of that corner."""
+    corner = torch.zeros(8, 8)
+    corner[:4, :4] = 1
+    linear = nn.Linear(64, 2, bias=False)
+    linear.weight.data = torch.stack([corner.flatten(), -corner.flatten()]) / 8
+    return nn.Sequential(nn.Flatten(), linear).eval(), corner.numpy()[None]
+
+
+class TestErasing:
+    def test_probabilities_by_hand(self):
+        model, map_ = corner_model()
+        image = torch.from_numpy(map_)[None]
+        order = checks.erasing_order(map_)
+        curves = checks.deletion_curves(model, image, np.array([0]), order, (0, 0.125, 0.25))
+        logits = 2 * np.array([16, 8, 0]) / 8
+        np.testing.assert_allclose(curves[0], 1 / (1 + np.exp(-logits)), rtol=1e-6)
+        opposite = checks.deletion_curves(
+            model, image, np.array([0]), checks.erasing_order(1 - map_), (0.75,)
+        )
+        assert opposite[0, 0] == pytest.approx(curves[0, 0])
+
+    def test_erased_pixels_take_the_rim_even_where_the_cell_covers_most(self):
+        image = torch.full((1, 1, 20, 20), 9.0)
+        image[..., 3:-3, 3:-3] = torch.arange(196).view(14, 14).float()
+        model = nn.Sequential(nn.Flatten(), nn.Linear(400, 2, bias=False)).eval()
+        model[1].weight.data = torch.stack([torch.full((400,), 1e-3), torch.zeros(400)])
+        order = checks.erasing_order(np.zeros((1, 20, 20)))
+        (curve,) = checks.deletion_curves(model, image, np.array([0]), order, (1.0,))
+        assert curve[0] == pytest.approx(1 / (1 + np.exp(-400 * 9e-3)), rel=1e-5)
+
+    def test_elsewhere_is_the_same_shape(self):
+        order = checks.erasing_order(np.random.default_rng(0).random((3, 8, 8)))
+        moved = checks.moved(order, np.random.default_rng(1))
+        assert (moved != order).any(axis=(1, 2)).all()
+        for ours, theirs in zip(order, moved, strict=True):
+            shifts = [np.roll(ours, (y, x), (0, 1)) for y in range(8) for x in range(8)]
+            assert any(np.array_equal(theirs, shifted) for shifted in shifts)
+
+    def check(self, maps: np.ndarray) -> tuple[dict, pd.DataFrame]:
+        model, corner = corner_model()
+        images = torch.from_numpy(np.repeat(corner[None], len(maps), axis=0))
+        drawn = pd.DataFrame({"class": "a", "image_id": np.arange(len(maps))})
+        targets = np.zeros(len(maps), int)
+        return checks.erasure(model, images, targets, maps, drawn, (0, 0.125, 0.25))
+
+    def test_maps_of_what_the_model_reads_pass(self):
+        right, wrong = corner_model()[1], corner_model()[1][:, ::-1, ::-1]
+        curves, drops = self.check(np.concatenate([right, wrong] * 6)[:11])
+        assert set(curves) == {checks.MARKED, checks.ELSEWHERE, checks.ANOTHER}
+        _, drops = self.check(np.repeat(right, 8, axis=0))
+        row = drops[drops["class"] == "all"].set_index("number")
+        assert row.loc[checks.ELSEWHERE, "low"] > 0
+        assert row.loc[checks.ANOTHER, "mean"] == 0  # all the cells' maps are one map
+        first, second = checks.erasure_verdict(drops)
+        assert "more, beyond the noise" in first and "no different" in second
+
+    def test_maps_of_something_else_fail(self):
+        _, drops = self.check(np.repeat(corner_model()[1][:, ::-1, ::-1], 8, axis=0))
+        assert (drops.set_index("number").loc[checks.ELSEWHERE, "high"] < 0).all()
+        assert "do not mark what the model uses" in checks.erasure_verdict(drops)[0]
+
+    def test_zero_maps_mark_nothing_and_are_left_out(self):
+        maps = np.repeat(corner_model()[1], 8, axis=0)
+        maps[3] = 0
+        curves, drops = self.check(maps)
+        assert set(curves[checks.MARKED]["samples"]) == set(drops["samples"]) == {6}
+
+
+def test_layer_names_match_those_of_grad_cam(images):
+    model = small_densenet()
+    table = checks.scrambled_correlations(
+        model,
+        images,
+        np.zeros(12, int),
+        layer_at_stride(model, 16),
+        list("aabbccddeeff"),
+        1,
+    )
+    assert len(table) == 12 * table["layer"].nunique()

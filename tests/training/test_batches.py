@@ -1,0 +1,248 @@
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hsc_utils.training import batches
+
+CONFIG = {
+    "channels": [0, 1, 2],
+    "input_size": 32,
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.2, 0.1, 0.25],
+}
+STILL = {"flip": 0.0, "translation": 0.0, "rotation": 0.0, "scaling": 0.0}
+
+
+def move(images, mirror=(1, 1), degrees=0.0, size=1.0, shift=(0.0, 0.0)):
+    theta = batches.sampling_matrices(
+        torch.tensor([mirror], dtype=torch.float64),
+        torch.deg2rad(torch.tensor([degrees], dtype=torch.float64)),
+        torch.tensor([size], dtype=torch.float64),
+        torch.tensor([shift], dtype=torch.float64),
+    )
+    grid = torch.nn.functional.affine_grid(theta, list(images.shape), align_corners=False)
+    return torch.nn.functional.grid_sample(images, grid, align_corners=False)
+
+
+@pytest.fixture(scope="module")
+def pattern():
+    return torch.rand(1, 2, 16, 16, dtype=torch.float64, generator=torch.manual_seed(0))
+
+
+def test_known_moves_move_a_known_pattern(pattern):
+    assert torch.allclose(move(pattern, mirror=(-1, 1)), pattern.flip(3))
+    assert torch.allclose(move(pattern, mirror=(1, -1)), pattern.flip(2))
+    assert torch.allclose(move(pattern, degrees=90), pattern.rot90(-1, (2, 3)), atol=1e-6)
+    # a quarter of the side to the right, and an eighth down
+    moved = move(pattern, shift=(0.5, 0.25))
+    assert torch.allclose(moved[..., 2:, 4:], pattern[..., :-2, :-4])
+    assert (moved[..., :2, :] == 0).all() and (moved[..., :4] == 0).all()
+
+
+def test_order_is_mirror_then_scale_then_turn_then_shift():
+    point = torch.tensor([0.5, 0.25, 1.0], dtype=torch.float64)
+    mirror, angle, size, shift = (-1.0, 1.0), 0.7, 1.2, (0.1, -0.05)
+    theta = batches.sampling_matrices(
+        torch.tensor([mirror], dtype=torch.float64),
+        torch.tensor([angle], dtype=torch.float64),
+        torch.tensor([size], dtype=torch.float64),
+        torch.tensor([shift], dtype=torch.float64),
+    )[0]
+    cosine, sine = np.cos(angle), np.sin(angle)
+    x, y = size * mirror[0] * point[0], size * mirror[1] * point[1]
+    there = [cosine * x - sine * y + shift[0], sine * x + cosine * y + shift[1], 1.0]
+    assert torch.allclose(theta @ torch.tensor(there, dtype=torch.float64), point[:2])
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(0, 10_000),
+    st.floats(0, 0.1),
+    st.floats(0, 90),
+    st.floats(0, 0.2),
+    st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_random_moves_stay_within_the_stated_ranges(seed, translation, rotation, scaling, flip):
+    torch.manual_seed(seed)
+    seen = {}
+    original = batches.sampling_matrices
+
+    def remember(mirror, angle, size, shift):
+        seen.update(mirror=mirror, angle=angle, size=size, shift=shift)
+        return original(mirror, angle, size, shift)
+
+    batches.sampling_matrices = remember
+    try:
+        moved = batches.augment(
+            torch.rand(64, 1, 4, 4),
+            flip=flip,
+            translation=translation,
+            rotation=rotation,
+            scaling=scaling,
+        )
+    finally:
+        batches.sampling_matrices = original
+    assert moved.shape == (64, 1, 4, 4)
+    assert torch.rad2deg(seen["angle"]).abs().max() <= rotation + 1e-3
+    assert (seen["size"] - 1).abs().max() <= scaling + 1e-6
+    assert seen["shift"].abs().max() / 2 <= translation + 1e-6
+    mirrored = (seen["mirror"] == -1).float().mean(0)
+    low, high = {0.0: (0, 0), 0.5: (0.2, 0.8), 1.0: (1, 1)}[flip]
+    assert (mirrored >= low).all() and (mirrored <= high).all()
+    if rotation > 1:
+        assert seen["angle"].min() < 0 < seen["angle"].max()
+
+
+def test_a_still_augmentation_changes_nothing():
+    images = torch.rand(3, 3, 20, 20)
+    assert torch.allclose(batches.augment(images, **STILL), images, atol=1e-5)
+
+
+def test_each_image_moves_its_own_way_and_leaves_the_mean_colour_behind():
+    torch.manual_seed(0)
+    images = torch.ones(8, 1, 32, 32)
+    moved = batches.augment(images, **{**STILL, "translation": 0.1})
+    assert len({moved[k].sum().item() for k in range(8)}) == 8
+    assert moved.min() == 0
+
+
+@pytest.mark.parametrize("channels", [[0, 1, 2], [0], [2], [0, 2]])
+def test_to_input_normalises_the_chosen_channels(channels):
+    arrays = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    config = CONFIG | {
+        "channels": channels,
+        "mean": [CONFIG["mean"][k] for k in channels],
+        "std": [CONFIG["std"][k] for k in channels],
+    }
+    found = batches.to_input(arrays, config)
+    assert found.shape == (2, len(channels), 32, 32) and found.dtype == torch.float32
+    for place, k in enumerate(channels):
+        expected = (arrays[..., k] / 255 - CONFIG["mean"][k]) / CONFIG["std"][k]
+        assert np.allclose(found[:, place].numpy(), expected, atol=1e-5)
+
+
+def test_to_input_resizes_by_area():
+    arrays = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    blocks = arrays.reshape(2, 32, 2, 32, 2, 3).mean((2, 4))
+    found = batches.to_input(arrays, CONFIG | {"mean": [0, 0, 0], "std": [1, 1, 1]})
+    assert np.abs(found.permute(0, 2, 3, 1).numpy() * 255 - blocks).max() <= 0.51
+
+
+def test_channel_statistics_are_those_of_the_chosen_rows():
+    arrays = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    arrays[..., 2] = 7
+    mean, std = batches.channel_statistics(arrays, np.array([1, 3]))
+    chosen = arrays[[1, 3]] / 255
+    assert mean == pytest.approx(chosen.mean((0, 1, 2)), abs=1e-6)
+    assert std[:2] == pytest.approx(chosen.std((0, 1, 2))[:2], abs=1e-6)
+    assert std[2] > 0
+
+
+def order_of(loader, epoch):
+    loader.sampler.set_epoch(epoch)
+    return [labels.tolist() for _, labels in loader]
+
+
+def test_batches_are_shuffled_by_seed_and_epoch_and_hold_every_sample_once():
+    arrays = np.zeros((25, 4, 4, 3), np.uint8)
+    options = {"batch_size": 8, "input_size": 4, "seed": 1}
+    loader = batches.training_batches(arrays, np.arange(25), np.arange(25), **options)
+    first, second = order_of(loader, 0), order_of(loader, 1)
+    assert sorted(np.concatenate(first)) == list(range(25)) and first != second
+    assert [len(batch) for batch in first] == [7, 6, 6, 6] and len(loader) == 4
+    again = batches.training_batches(arrays, np.arange(25), np.arange(25), **options)
+    assert order_of(again, 1) == second
+
+
+def test_a_sampler_draws_classes_equally():
+    labels = np.array([0] * 90 + [1] * 10)
+    chances = np.where(labels == 0, 0.5 / 90, 0.5 / 10)
+    loader = batches.training_batches(
+        np.zeros((100, 2, 2, 3), np.uint8),
+        np.arange(100),
+        labels,
+        batch_size=100,
+        input_size=2,
+        seed=0,
+        chances=chances,
+    )
+    drawn = np.concatenate([order_of(loader, epoch)[0] for epoch in range(20)])
+    assert 0.45 < drawn.mean() < 0.55
+
+
+def test_ordered_batches_follow_their_rows():
+    arrays = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    rows = np.array([4, 0, 5])
+    loader = batches.ordered_batches(arrays, rows, rows * 10, batch_size=2, input_size=2)
+    pixels, labels = zip(*loader, strict=True)
+    assert torch.cat(pixels)[:, 0, 0, 0].tolist() == rows.tolist()
+    assert torch.cat(labels).tolist() == (rows * 10).tolist()
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    rows = []
+    for k in range(3):
+        rgb = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / f"images/{k}.png"), rgb[..., ::-1])
+        rows.append({"image_id": str(k), "path": f"images/{k}.png", "sha256": "a", "rgb": rgb})
+    return tmp_path, pd.DataFrame(rows)
+
+
+def test_images_are_decoded_once_into_rgb(prepared, monkeypatch):
+    folder, images = prepared
+    arrays = batches.image_arrays(images, folder, folder / "cache", 20)
+    expected = cv2.resize(images["rgb"][2], (20, 20), interpolation=cv2.INTER_AREA)
+    assert (arrays[2] == expected).all() and arrays.dtype == np.uint8
+    monkeypatch.setattr(batches, "read_rgb", None)  # not called again
+    assert (batches.image_arrays(images, folder, folder / "cache", 20) == arrays).all()
+    assert len(list((folder / "cache").glob("*.npy"))) == 1
+
+
+def test_runs_side_by_side_make_the_cache_together(prepared):
+    """Each ends with the whole array; without waiting, one would move away the other's file."""
+    folder, images = prepared
+    many = pd.concat([images] * 40, ignore_index=True)
+    with ThreadPoolExecutor(4) as pool:
+        made = [
+            pool.submit(batches.image_arrays, many, folder, folder / "cache", 20) for _ in range(4)
+        ]
+    assert all((run.result() == made[0].result()).all() for run in made)
+
+
+def test_changed_images_or_sizes_are_decoded_anew(prepared):
+    folder, images = prepared
+    before = batches.image_arrays(images, folder, folder / "cache", 20)[0].copy()
+    cv2.imwrite(str(folder / "images/0.png"), np.zeros((40, 50, 3), np.uint8))
+    os.utime(folder / "images/0.png", (1, 1))
+    after = batches.image_arrays(images, folder, folder / "cache", 20)
+    assert before.any() and not after[0].any()
+    assert batches.image_arrays(images, folder, folder / "cache", 10).shape == (3, 10, 10, 3)
+    assert batches.image_arrays(images[:2], folder, folder / "cache", 20).shape[0] == 2
+
+
+def test_missing_and_damaged_images_are_named(prepared):
+    folder, images = prepared
+    (folder / "images/1.png").write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"images/1\.png cannot be read as an image.*again"):
+        batches.image_arrays(images, folder, folder / "cache", 20)
+    assert not list((folder / "cache").glob("*.npy*"))
+    (folder / "images/1.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"images/1\.png .*missing"):
+        batches.image_arrays(images, folder, folder / "cache", 20)
+
+
+def test_pictures_are_augmented_for_a_reader():
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    still = batches.augmented_pictures(pictures, STILL, times=3, seed=0)
+    assert still.shape == (3, 2, 16, 16, 3) and still.dtype == np.uint8
+    assert np.abs(still.astype(int) - pictures).max() <= 1
