@@ -8,13 +8,17 @@ unexport PYTHONDONTWRITEBYTECODE
 CORES ?= all
 # The uv of the machine if it has one, otherwise one installed into .uv from the lock's hash.
 UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
-SNAKEMAKE = snakemake --snakefile workflow/Snakefile --cores $(CORES) --rerun-incomplete --keep-going --quiet host progress rules
+# --logger steps is workflow/snakemake_logger_plugin_steps: a line a step, and no internals.
+SNAKEMAKE = @PYTHONPATH=workflow snakemake --snakefile workflow/Snakefile --cores $(CORES) \
+    --rerun-incomplete --keep-going --logger steps
+BOOK = @echo "The book: results/$(1)/book/index.html"
 
 help:  ## say what each target does
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
 demo: .venv/.ready  ## simulated .oir files -> six notebooks -> the book in results/demo
 	$(SNAKEMAKE) --configfile workflow/config/demo.yaml
+	$(call BOOK,demo)
 
 test: .venv/.ready  ## every test (set HSC_TEST_DATA to a folder of real images to test on those too)
 	OMP_NUM_THREADS=1 pytest --numprocesses logical --maxprocesses 4
@@ -24,12 +28,15 @@ lab: .venv/.ready  ## open the notebooks in JupyterLab
 
 book: .venv/.ready  ## build the demo's book again (runs whatever of the demo is missing)
 	$(SNAKEMAKE) --configfile workflow/config/demo.yaml --forcerun book
+	$(call BOOK,demo)
 
 paper: .venv/.ready  ## the paper's settings on the paper's data in data/raw: every backbone, both levels
 	$(SNAKEMAKE) --configfile workflow/config/paper.yaml
+	$(call BOOK,paper)
 
-sweep: .venv/.ready  ## the demo's data, three seeds, every subset of slices: tables with a spread
+sweep: .venv/.ready  ## add to the demo's study: three seeds, every subset of slices, tables with a spread
 	$(SNAKEMAKE) --configfile workflow/config/sweep.yaml
+	$(call BOOK,demo)
 
 notebooks: .venv/.ready  ## store the demo's outputs in notebooks/ (runs whatever of the demo is missing)
 	$(SNAKEMAKE) --configfile workflow/config/demo.yaml --forcerun store -- store

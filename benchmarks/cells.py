@@ -4,25 +4,17 @@ Run `python benchmarks/cells.py`; it writes ``benchmarks/results/cells.csv``: fr
 2048² to ``patches.npy``, medians of five runs, each in a fresh process with its peak memory.
 """
 
-import os
-import platform
 import resource
 import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
-import pandas as pd
+from machine import write_results
 
-from hsc_utils.detection.blobs import DetectionSettings
-from hsc_utils.detection.cells import extract_cells
-from hsc_utils.files import ROOT, write_csv
-from hsc_utils.paper import counts
-from hsc_utils.preparation.prepare import prepare_images
-from hsc_utils.simulation import simulate
+from hsc_utils import detection, paper, preparation, simulation
 
 SIDE = 2048
 IMAGES = {"LT-HSC": 3, "ST-HSC": 3, "MPP": 3}
@@ -33,8 +25,8 @@ THRESHOLDS = {"log": 0.2, "dog": 0.2, "doh": 0.01}
 def extract(prepared_dir: Path, cells_dir: Path, method: str) -> tuple[float, int, float]:
     """Return the seconds, the number of cells and the peak memory in GB of one extraction."""
     started = time.perf_counter()
-    settings = DetectionSettings(method=method, threshold=THRESHOLDS[method])
-    cells = extract_cells(prepared_dir, cells_dir, settings)
+    settings = detection.DetectionSettings(method=method, threshold=THRESHOLDS[method])
+    cells = detection.extract_cells(prepared_dir, cells_dir, settings)
     seconds = time.perf_counter() - started
     return seconds, len(cells), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
@@ -50,13 +42,18 @@ def measure(folder: Path, method: str) -> dict:
     seconds, cells, memory = zip(*results, strict=True)
     count = sum(IMAGES.values())
     rate = count / statistics.median(seconds)
-    paper = int(counts()["images"].sum())
+    paper_images = int(paper.counts()["images"].sum())
     return {
-        "method": method, "images": count, "pixels": f"{SIDE}×{SIDE}", "cells": cells[0],
-        "images_per_s": round(rate, 2), "paper_images": paper,
-        "hours_for_the_paper": round(paper / rate / 3600, 2),
+        "method": method,
+        "images": count,
+        "pixels": f"{SIDE}×{SIDE}",
+        "cells": cells[0],
+        "images_per_s": round(rate, 2),
+        "paper_images": paper_images,
+        "hours_for_the_paper": round(paper_images / rate / 3600, 2),
         "peak_memory_gb": round(max(memory), 2),
-    }  # fmt: skip
+        "runs": RUNS,
+    }
 
 
 def main() -> None:
@@ -64,15 +61,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         print("simulating", flush=True)
-        simulate.write_demo(folder / "raw", folder / "truth", IMAGES, size=SIDE, days=1)
-        prepare_images(folder / "raw", folder / "prepared")
+        simulation.write_demo(folder / "raw", folder / "truth", IMAGES, size=SIDE, days=1)
+        preparation.prepare_images(folder / "raw", folder / "prepared")
         rows = [measure(folder, method) for method in THRESHOLDS]
-    table = pd.DataFrame(rows).assign(
-        runs=RUNS, cores=len(os.sched_getaffinity(0)), machine=platform.machine(),
-        opencv=version("opencv-python-headless"), scikit_image=version("scikit-image"),
-    )  # fmt: skip
-    write_csv(ROOT / "benchmarks/results/cells.csv", table)
-    print(table.to_string())
+    write_results("cells", rows, ("opencv-python-headless", "scikit-image"))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Run `python benchmarks/explain.py`; it writes ``benchmarks/results/explain.csv``. Patches of 64 px,
 random content, three classes, the layer at stride 16. For each backbone
 
-- *ours*: `attention.measure_cells`, as notebook 06 calls it: batches, one map a cell, and its
+- *ours*: `explanation.measure_cells`, as notebook 06 calls it: batches, one map a cell, and its
   shares inside the cell; cells a second are the median of `RUNS` runs;
 - *plain*, the reference: captum's `LayerGradCam` on the model as it is, one image at a time, the
   map enlarged and divided by its maximum; run in turns with ours, and checked to give its maps;
@@ -23,15 +23,29 @@ from captum.attr import LayerAttribution, LayerGradCam
 from machine import write_results
 from torch import nn
 
-from hsc_utils.explanation import attention
-from hsc_utils.explanation.maps import grad_cam, layer_at_stride, normalise
-from hsc_utils.training import batches, models
+from hsc_utils import explanation, training
+from hsc_utils.explanation.maps import normalise
+from hsc_utils.study import RunConfig
 
 BACKBONES = ("resnet18", "densenet121", "densenet169")
 CELLS, FEW, OURS_SAMPLE, PLAIN_SAMPLE, RUNS = 10_000, 1_000, 256, 32, 5
 SIDE, STRIDE = 64, 16
-CONFIG = {"channels": [0, 1, 2], "input_size": SIDE, "mean": [0.5] * 3, "std": [0.25] * 3}
-CONFIG["class_names"] = ["LT-HSC", "ST-HSC", "MPP"]
+CONFIG = RunConfig(
+    architecture="any",
+    weights="none",
+    input_size=SIDE,
+    batch_size=64,
+    max_epochs=1,
+    patience=1,
+    learning_rate=1e-3,
+    level="cell",
+    class_names=("LT-HSC", "ST-HSC", "MPP"),
+    weights_used="none",
+    mean=(0.5,) * 3,
+    std=(0.25,) * 3,
+    samples_sha256="",
+    code_sha256="",
+)
 PACKAGES = ("torch", "torchvision", "captum", "numpy")
 
 
@@ -39,7 +53,7 @@ def random_cells(count: int) -> tuple[np.ndarray, pd.DataFrame]:
     """Return a thousand patches, and as many cells as asked that point at them."""
     rng = np.random.default_rng(0)
     patches = rng.integers(0, 256, (FEW, SIDE, SIDE, 3), dtype=np.uint8)
-    names = rng.choice(CONFIG["class_names"], count)
+    names = rng.choice(CONFIG.class_names, count)
     return patches, pd.DataFrame({"row": np.arange(count) % FEW, "predicted": names})
 
 
@@ -51,17 +65,17 @@ def disc_labels(cells: pd.DataFrame, patches: np.ndarray) -> np.ndarray:
 
 def ours(model: nn.Module, patches: np.ndarray, cells: pd.DataFrame) -> None:
     """Explain cells as notebook 06 does, at one stride."""
-    layers = {STRIDE: layer_at_stride(model, STRIDE)}
-    attention.measure_cells(model, CONFIG, patches, cells, layers, disc_labels)
+    layers = {STRIDE: explanation.layer_at_stride(model, STRIDE)}
+    explanation.measure_cells(model, CONFIG, patches, cells, layers, disc_labels)
 
 
 def plain_way(model: nn.Module, patches: np.ndarray, cells: pd.DataFrame) -> np.ndarray:
     """Explain cells one by one with captum alone."""
-    layer = model.get_submodule(layer_at_stride(model, STRIDE))
+    layer = model.get_submodule(explanation.layer_at_stride(model, STRIDE))
     captum, maps = LayerGradCam(model, layer), []
     for row, name in zip(cells["row"], cells["predicted"], strict=True):
-        image = batches.to_input(patches[row : row + 1], CONFIG)
-        target = CONFIG["class_names"].index(name)
+        image = training.to_input(patches[row : row + 1], CONFIG)
+        target = CONFIG.class_names.index(name)
         coarse = captum.attribute(image, target=target, relu_attributions=True)
         fine = LayerAttribution.interpolate(coarse, (SIDE, SIDE), "bilinear")
         maps.append(fine[0, 0].detach().numpy())
@@ -71,13 +85,13 @@ def plain_way(model: nn.Module, patches: np.ndarray, cells: pd.DataFrame) -> np.
 def compare(backbone: str) -> dict:
     """Time both ways in turns, and check that their maps are the same."""
     torch.manual_seed(0)
-    model = models.build_model(backbone, weights="none").eval()
+    model = training.build_model(backbone, weights="none").eval()
     patches, cells = random_cells(OURS_SAMPLE)
     few = cells.iloc[:PLAIN_SAMPLE]
     expected = plain_way(model, patches, few)
-    targets = few["predicted"].map(CONFIG["class_names"].index).tolist()
-    layer = layer_at_stride(model, STRIDE)
-    maps = grad_cam(model, batches.to_input(patches[:PLAIN_SAMPLE], CONFIG), targets, layer)
+    layer = explanation.layer_at_stride(model, STRIDE)
+    inputs, targets = explanation.inputs_and_targets(patches[:PLAIN_SAMPLE], few, CONFIG)
+    maps = explanation.grad_cam(model, inputs, targets, layer)
     np.testing.assert_allclose(maps, expected, atol=1e-3)
     rates = {"plain": [], "ours": []}
     for _ in range(RUNS):
@@ -87,14 +101,17 @@ def compare(backbone: str) -> dict:
             rates[name].append(len(chosen) / (time.perf_counter() - started))
     plain, fast = (statistics.median(rates[name]) for name in ("plain", "ours"))
     return {
-        "backbone": backbone, "plain_cells_a_second": round(plain, 1),
-        "cells_a_second": round(fast, 1), "ratio": round(fast / plain, 2), "runs": RUNS,
-    }  # fmt: skip
+        "backbone": backbone,
+        "plain_cells_a_second": round(plain, 1),
+        "cells_a_second": round(fast, 1),
+        "ratio": round(fast / plain, 2),
+        "runs": RUNS,
+    }
 
 
 def whole_run(backbone: str, count: int) -> tuple[float, float]:
     """Return the seconds and the peak memory in MB of explaining `count` cells."""
-    model = models.build_model(backbone, weights="none").eval()
+    model = training.build_model(backbone, weights="none").eval()
     patches, cells = random_cells(count)
     started = time.perf_counter()
     ours(model, patches, cells)
@@ -117,9 +134,12 @@ def measure(backbone: str, cells: int) -> dict:
             f"{backbone}: {count} cells in {seconds:.0f} s, peak {peaks[count]:.0f} MB", flush=True
         )
     return row | {
-        "cells": cells, "seconds": round(seconds, 1), "peak_mb": round(peaks[cells]),
-        f"peak_mb_at_{FEW}": round(peaks[FEW]), "threads": torch.get_num_threads(),
-    }  # fmt: skip
+        "cells": cells,
+        "seconds": round(seconds, 1),
+        "peak_mb": round(peaks[cells]),
+        f"peak_mb_at_{FEW}": round(peaks[FEW]),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def main() -> None:

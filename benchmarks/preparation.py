@@ -23,8 +23,8 @@ from machine import write_results
 from PIL import Image
 
 from hsc_utils.files import ROOT
-from hsc_utils.preparation.prepare import prepare_images
-from hsc_utils.simulation import simulate
+from hsc_utils.preparation import prepare_images
+from hsc_utils.simulation import write_demo
 
 PACKAGES = ("oirfile", "imagecodecs", "pillow", "numpy", "joblib")
 SIDE = 2048
@@ -35,7 +35,7 @@ COUNTS = {"LT-HSC": 4, "ST-HSC": 4, "MPP": 4}
 
 def write_acquisitions(raw: Path, count: int) -> None:
     """Write as many acquisitions as asked: a few simulated, the others with one pixel changed."""
-    simulate.write_demo(raw, raw.parent / "truth", COUNTS, size=SIDE, days=2)
+    write_demo(raw, raw.parent / "truth", COUNTS, size=SIDE, days=2)
     simulated = sorted(raw.rglob("field_*.oir"))
     first = [path for path in simulated if len(oirfile.imread(path)) == 3]
     for path in raw.rglob("*.*"):
@@ -92,14 +92,18 @@ def compare(folder: Path, count: int = 48, plain_count: int = 4) -> dict:
     _check_same(paths[:plain_count], folder / f"{RUNS - 1}-{plain_count}", target)
     plain_s, ours_s = statistics.median(plain), statistics.median(ours)
     return {
-        "acquisitions": count, "plain_s_a_file": round(plain_s, 3),
-        "ours_s_a_file": round(ours_s, 3), "plain_a_second": round(1 / plain_s, 2),
-        "ours_a_second": round(1 / ours_s, 2), "ratio": round(plain_s / ours_s, 1),
-        "slowest_ours_s_a_file": round(max(ours), 3), "runs": RUNS,
+        "acquisitions": count,
+        "plain_s_a_file": round(plain_s, 3),
+        "ours_s_a_file": round(ours_s, 3),
+        "plain_a_second": round(1 / plain_s, 2),
+        "ours_a_second": round(1 / ours_s, 2),
+        "ratio": round(plain_s / ours_s, 1),
+        "slowest_ours_s_a_file": round(max(ours), 3),
+        "runs": RUNS,
         "minutes_for_all": round(ALL_IMAGES * ours_s / 60, 1),
         "minutes_for_all_plain": round(ALL_IMAGES * plain_s / 60, 1),
         **_png_megabytes(paths[:plain_count], folder / f"{RUNS - 1}-{plain_count}", target),
-    }  # fmt: skip
+    }
 
 
 def _own_image(path: Path, prepared: Path) -> Path:
@@ -144,10 +148,13 @@ def peak_memory(folder: Path, count: int) -> dict:
     stop.set()
     watcher.join()
     return {
-        "acquisitions": count, "images": len(images), "peak_rss_mb": round(max(peaks) / 1e6),
-        "before_rss_mb": round(before / 1e6), "seconds": round(seconds, 1),
+        "acquisitions": count,
+        "images": len(images),
+        "peak_rss_mb": round(max(peaks) / 1e6),
+        "before_rss_mb": round(before / 1e6),
+        "seconds": round(seconds, 1),
         "acquisitions_a_second": round(count / seconds, 2),
-    }  # fmt: skip
+    }
 
 
 def _resident_bytes(process: psutil.Process) -> int:

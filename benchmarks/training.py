@@ -40,8 +40,9 @@ from torchvision import transforms
 
 from hsc_utils import paper
 from hsc_utils.files import ROOT, write_csv
-from hsc_utils.training import batches, models
-from hsc_utils.training.fit import Classifier, device_name, keep_freed_memory, precision
+from hsc_utils.study import RunConfig
+from hsc_utils.training import PAPER_ARCHITECTURES, batches, build_model, device_name
+from hsc_utils.training.fit import Classifier, keep_freed_memory, precision
 
 RUNS = 5
 # backbone, side of the input in px, batch size and batches a run: on a CPU, and on a GPU
@@ -53,14 +54,14 @@ CPU_CASES = [
     ("densenet169", 512, 4, 2),
 ]
 GPU_CASES = [
-    (name, side, batch, 20) for side, batch in ((64, 256), (512, 32))
-    for name in models.PAPER_ARCHITECTURES
-]  # fmt: skip
+    (name, side, batch, 20)
+    for side, batch in ((64, 256), (512, 32))
+    for name in PAPER_ARCHITECTURES
+]
 COMPARED = {case[:2] for case in CPU_CASES}
 SOURCE_SIDE = {64: 64, 512: 2048}  # of the PNG files
 FILES = {64: 512, 512: 16, 2048: 8}
 CLASSES = ["LT-HSC", "ST-HSC", "MPP"]
-RANGES = {"flip": 0.5, "translation": 0.1, "rotation": 90.0, "scaling": 0.2}
 # hours to redo the tables: the seeds of workflow/config/paper.yaml, and epochs as we guess them
 SEEDS, EPOCHS = 3, 40
 ON_GPU = torch.cuda.is_available()
@@ -88,19 +89,31 @@ def now() -> float:
     return time.perf_counter()
 
 
-def settings(side: int) -> dict:
-    """Return what `Classifier` and `batches` read of a configuration."""
-    return RANGES | {
-        "channels": [0, 1, 2], "mean": [0.5] * 3, "std": [0.2] * 3, "input_size": side,
-        "learning_rate": 1e-4, "imbalance": "weights", "class_names": CLASSES, "seed": 0,
-    }  # fmt: skip
+def config_of(name: str, side: int, batch: int) -> RunConfig:
+    """Return the configuration of a run."""
+    return RunConfig(
+        architecture=name,
+        weights="none",
+        input_size=side,
+        batch_size=batch,
+        max_epochs=1,
+        patience=1,
+        learning_rate=1e-4,
+        level="cell",
+        class_names=CLASSES,
+        weights_used="none",
+        mean=[0.5] * 3,
+        std=[0.2] * 3,
+        samples_sha256="",
+        code_sha256="",
+    )
 
 
 @lru_cache(maxsize=1)
-def classifier(name: str, side: int) -> Classifier:
-    """Build a model in training as `loop.fit` does; the last one is kept."""
-    model = models.build_model(name, len(CLASSES), "none").to(memory_format=torch.channels_last)
-    return Classifier(model, settings(side), np.full(3, 1 / 3))
+def classifier(config: RunConfig) -> Classifier:
+    """Build a model in training as `fit.fit` does; the last one is kept."""
+    model = build_model(config.architecture, len(CLASSES), "none")
+    return Classifier(model.to(memory_format=torch.channels_last), config, np.full(3, 1 / 3))
 
 
 def ours(name: str, side: int, batch: int, count: int, folder: Path) -> float:
@@ -110,25 +123,32 @@ def ours(name: str, side: int, batch: int, count: int, folder: Path) -> float:
     keep_freed_memory()
     arrays = np.load(folder / f"{side}.npy", mmap_mode="r")
     rows = np.random.default_rng(0).integers(0, len(arrays), batch * count)
-    loader = batches.training_batches(
-        arrays, rows, rows % 3, batch_size=batch, input_size=side, seed=0
-    )
+    samples = pd.DataFrame({"class": np.array(CLASSES)[rows % 3], "row": rows})
+    config = config_of(name, side, batch)
+    loader = batches.training_batches(samples, arrays, config)
     clock = Clock()
     clock.expected = count
     trainer = lightning.Trainer(
-        accelerator="gpu" if ON_GPU else "cpu", devices=1, precision=precision(), max_epochs=1,
-        callbacks=[clock], logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
-        use_distributed_sampler=False,
-    )  # fmt: skip
-    trainer.fit(classifier(name, side), loader)
+        accelerator="gpu" if ON_GPU else "cpu",
+        devices=1,
+        precision=precision(),
+        max_epochs=1,
+        callbacks=[clock],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )
+    trainer.fit(classifier(config), loader)
     return batch * count / clock.seconds
 
 
 def ceiling(name: str, side: int, batch: int, count: int, folder: Path) -> float:
     """Train on one ready batch, at the precision of `ours`."""
     keep_freed_memory()
-    trained = classifier(name, side).to(DEVICE).train()
+    trained = classifier(config_of(name, side, batch)).to(DEVICE).train()
     images = torch.randn(batch, 3, side, side, device=DEVICE)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(batch, device=DEVICE) % 3
@@ -149,17 +169,21 @@ class Files(Dataset):
 
     def __init__(self, paths: list[Path], side: int, count: int):
         self.paths, self.count = paths, count
-        self.transform = transforms.Compose([
-            *([transforms.Resize((side, side))] if side != Image.open(paths[0]).width else []),
-            transforms.RandomHorizontalFlip(),
-            transforms.RandomVerticalFlip(),
-            transforms.RandomAffine(
-                90, translate=(0.1, 0.1), scale=(0.8, 1.2),
-                interpolation=transforms.InterpolationMode.BILINEAR,
-            ),
-            transforms.ToTensor(),
-            transforms.Normalize([0.5] * 3, [0.2] * 3),
-        ])  # fmt: skip
+        self.transform = transforms.Compose(
+            [
+                *([transforms.Resize((side, side))] if side != Image.open(paths[0]).width else []),
+                transforms.RandomHorizontalFlip(),
+                transforms.RandomVerticalFlip(),
+                transforms.RandomAffine(
+                    90,
+                    translate=(0.1, 0.1),
+                    scale=(0.8, 1.2),
+                    interpolation=transforms.InterpolationMode.BILINEAR,
+                ),
+                transforms.ToTensor(),
+                transforms.Normalize([0.5] * 3, [0.2] * 3),
+            ]
+        )
 
     def __len__(self) -> int:
         return self.count
@@ -172,7 +196,7 @@ class Files(Dataset):
 @lru_cache(maxsize=1)
 def usual_model(name: str) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Build a model as tutorials do; the last one is kept."""
-    model = models.build_model(name, len(CLASSES), "none").to(DEVICE).train()
+    model = build_model(name, len(CLASSES), "none").to(DEVICE).train()
     return model, torch.optim.Adam(model.parameters(), lr=1e-4)
 
 
@@ -189,9 +213,13 @@ def usual(
     files = Files(paths, side, batch * (count + 2))
     # "fork" is what a notebook or script has on Linux; the processes of this one are spawned
     loader = DataLoader(
-        files, batch_size=batch, shuffle=True, num_workers=2, pin_memory=ON_GPU,
+        files,
+        batch_size=batch,
+        shuffle=True,
+        num_workers=2,
+        pin_memory=ON_GPU,
         multiprocessing_context="fork",
-    )  # fmt: skip
+    )
     loss_of, started = nn.CrossEntropyLoss(), 0.0
     for images, labels in islice(loader, count):
         started = started or now()
@@ -294,9 +322,13 @@ def main() -> None:
     else:
         print("no GPU here: the table at full size was not measured")
     table = table.round(3).assign(
-        runs=options.runs, device=device_name(), cores=torch.get_num_threads(),
-        machine=platform.machine(), torch=torch.__version__, lightning=lightning.__version__,
-    )  # fmt: skip
+        runs=options.runs,
+        device=device_name(),
+        cores=torch.get_num_threads(),
+        machine=platform.machine(),
+        torch=torch.__version__,
+        lightning=lightning.__version__,
+    )
     write_csv(ROOT / f"benchmarks/results/training{'_gpu' if ON_GPU else ''}.csv", table)
     print(f"{time.perf_counter() - started:.0f} s")
 

@@ -1,10 +1,12 @@
-"""Colours and finishing touches that every figure shares."""
+"""Colours, grids of pictures and finishing touches that every figure shares."""
 
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 # Okabe-Ito: distinguishable with any common colour vision; the paper's classes keep their
 # colour in every figure, other classes follow in order.
@@ -41,3 +43,30 @@ def finish(figure: Figure, note: str = "") -> Figure:
         figure.supxlabel(note, x=1, ha="right", fontsize=7.5, color="0.4", style="italic")
     plt.close(figure)
     return figure
+
+
+def picture_grid(
+    nrows: int, ncols: int, *, size: tuple[float, float], labels: Sequence[str] = ()
+) -> tuple[Figure, NDArray]:
+    """Return a figure and panels (nrows, ncols) without axes, for pictures; labels name rows."""
+    figure, panels = new_figure(nrows, ncols, size=size, squeeze=False)
+    for panel in panels.flat:
+        panel.axis("off")
+    for panel, label in zip(panels[:, 0], labels, strict=False):
+        panel.text(
+            -0.06,
+            0.5,
+            label,
+            transform=panel.transAxes,
+            rotation=90,
+            va="center",
+            ha="right",
+            fontsize=8,
+        )
+    return figure, panels
+
+
+def stretched(image: NDArray) -> NDArray[np.uint8]:
+    """Stretch a slice, or each slice of an image, for the eye: 0.5th to 99.5th percentile."""
+    low, high = np.percentile(image, [0.5, 99.5], axis=(0, 1))
+    return (np.clip((image - low) / np.maximum(high - low, 1), 0, 1) * 255).astype(np.uint8)

@@ -37,6 +37,15 @@ def shown_path(path: str | Path) -> str:
     return Path("…", *absolute.parts[-2:]).as_posix()
 
 
+def no_bar() -> bool | None:
+    """Answer tqdm's ``disable``: True in batch (``TQDM_DISABLE`` is set), otherwise its own choice.
+
+    A bar left in a stored notebook would be a picture of nothing. tqdm reads that variable
+    itself in a terminal, but not in a notebook.
+    """
+    return True if os.environ.get("TQDM_DISABLE") else None
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that becomes `path` only on success.

@@ -1,7 +1,7 @@
 """The tables `images.csv` and `cells.csv`: read and check them, split and count images."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +13,28 @@ from scipy.sparse.csgraph import connected_components
 from hsc_utils import paper
 from hsc_utils.files import from_root, shown_path
 
-IMAGE_COLUMNS = (
-    *("image_id", "path", "class", "split", "group", "slices", "sha256", "acquired_at"),
-    *("pixel_size_um", "height", "width", "source", "bit_depth", "channel_names", "objective"),
-    *("simulated", "fourth_slice_contrast", "near_duplicate_of"),
-)
-CELL_COLUMNS = (
-    *("cell_id", "image_id", "class", "split", "y", "x", "sigma", "row", "touches", "simulated"),
-)
-
-# Only these numbers may be absent; a class called NA, or an image called 007, stays a text.
-_OPTIONAL_NUMBERS = ("pixel_size_um", "fourth_slice_contrast", "y", "x", "sigma")
-_TEXTS = (
-    *("image_id", "cell_id", "path", "class", "split", "group", "sha256", "acquired_at"),
-    *("source", "channel_names", "objective", "near_duplicate_of"),
-)
+# Columns and what they hold. Texts are never NaN (a class called NA, or an image called 007, stays
+# a text), and of the numbers only floats may be absent.
+IMAGE_COLUMNS = {
+    **dict.fromkeys(("image_id", "path", "class", "split", "group"), str),
+    "slices": int,
+    **dict.fromkeys(("sha256", "acquired_at"), str),
+    "pixel_size_um": float,
+    **dict.fromkeys(("height", "width"), int),
+    "source": str,
+    "bit_depth": int,
+    **dict.fromkeys(("channel_names", "objective"), str),
+    "simulated": bool,
+    "fourth_slice_contrast": float,
+    "near_duplicate_of": str,
+    **dict.fromkeys(("mean_r", "mean_g", "mean_b"), float),
+}
+CELL_COLUMNS = {
+    **dict.fromkeys(("cell_id", "image_id", "class", "split"), str),
+    **dict.fromkeys(("y", "x", "sigma"), float),
+    "row": int,
+    **dict.fromkeys(("touches", "simulated"), bool),
+}
 
 
 def read_images(prepared_dir: str | Path) -> pd.DataFrame:
@@ -36,7 +43,7 @@ def read_images(prepared_dir: str | Path) -> pd.DataFrame:
     Parameters
     ----------
     prepared_dir : path
-        Folder that `prepare.prepare_images` wrote.
+        Folder that `preparation.prepare_images` wrote.
 
     Returns
     -------
@@ -66,13 +73,15 @@ def read_rejected(prepared_dir: str | Path) -> pd.DataFrame:
     return pd.read_csv(from_root(prepared_dir) / "rejected.csv", dtype=str)
 
 
-def read_cells(cells_dir: str | Path) -> pd.DataFrame:
-    """Read ``cells.csv`` and check it, also against ``images.csv`` in the folder above.
+def read_cells(cells_dir: str | Path, prepared_dir: str | Path | None = None) -> pd.DataFrame:
+    """Read ``cells.csv`` and check it, also against ``images.csv`` where there is one.
 
     Parameters
     ----------
     cells_dir : path
-        Folder that `cells.extract_cells` or `ready_patches.import_patches` wrote.
+        Folder that `detection.extract_cells` or `detection.import_patches` wrote.
+    prepared_dir : path, optional
+        Folder of ``images.csv``; by default ``prepared`` beside `cells_dir`.
 
     Returns
     -------
@@ -98,8 +107,9 @@ def read_cells(cells_dir: str | Path) -> pd.DataFrame:
                 f"{shown_path(path)}: cells of image {counts.idxmax()} have more than one "
                 f"{column}, so the table leaks. Make it again with notebook 02."
             )
-    if (folder.parent / "images.csv").exists():
-        images = read_images(folder.parent).set_index("image_id")
+    prepared = folder.parent / "prepared" if prepared_dir is None else from_root(prepared_dir)
+    if (prepared / "images.csv").exists():
+        images = read_images(prepared).set_index("image_id")
         of_cell = cells.drop_duplicates("image_id").set_index("image_id")
         shared = images.reindex(of_cell.index)
         differing = (shared[["split", "class"]] != of_cell[["split", "class"]]).any(axis=1)
@@ -111,7 +121,7 @@ def read_cells(cells_dir: str | Path) -> pd.DataFrame:
     return cells
 
 
-def _read_table(path: Path, columns: Sequence[str], key: str, made_by: str) -> pd.DataFrame:
+def _read_table(path: Path, columns: Mapping[str, type], key: str, made_by: str) -> pd.DataFrame:
     if not path.exists():
         raise FileNotFoundError(f"{shown_path(path)} is missing. Run notebook {made_by} first.")
     header = pd.read_csv(path, nrows=0).columns
@@ -123,9 +133,9 @@ def _read_table(path: Path, columns: Sequence[str], key: str, made_by: str) -> p
         )
     table = pd.read_csv(
         path,
-        dtype={column: str for column in header if column in _TEXTS},
+        dtype={column: str for column in header if columns.get(column) is str},
         keep_default_na=False,
-        na_values={column: [""] for column in header if column in _OPTIONAL_NUMBERS},
+        na_values={column: [""] for column in header if columns.get(column) is float},
     )
     _refuse_repeats(table, key, path)
     unknown = sorted(set(table["split"]) - set(SUBSETS))

@@ -1,10 +1,12 @@
 """Scores of predictions, and their intervals by resampling images.
 
-Cells of one image are not independent, so intervals resample whole images, by `image_sums`.
+Cells of one image are not independent, so intervals resample whole images. A resample is a
+weight for each image, and every score is computed from sums over images, never cell by cell:
+thousands of resamples take seconds.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -121,19 +123,24 @@ def intervals(
         raise ValueError(f"images: {len(codes)} entries for {len(truth)} samples.")
     sums = sums_by_image(truth, probabilities, codes)
     rng = np.random.default_rng(seed)
-    drawn = []
+    drawn = [weighted_scores(w, sums)[0] for w in resampled_images(len(names), resamples, rng)]
+    return {key: interval(np.concatenate([d[key] for d in drawn]), level) for key in SCORES}
+
+
+def resampled_images(images: int, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Draw images with replacement: yield weights (B, images) of a few resamples at a time."""
     for start in range(0, resamples, _CHUNK):
         count = min(_CHUNK, resamples - start)
-        weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=count)
-        drawn.append(weighted_scores(weights, sums)[0])
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    result = {}
-    for key in SCORES:
-        values = np.concatenate([scores[key] for scores in drawn])
-        values = values[~np.isnan(values)]
-        low, high = np.quantile(values, tails) if len(values) else (np.nan, np.nan)
-        result[key] = (float(low), float(high))
-    return result
+        yield rng.multinomial(images, np.full(images, 1 / images), size=count)
+
+
+def interval(values: np.ndarray, level: float) -> tuple[float, float]:
+    """Return the percentile interval of resampled values, NaN left out; NaN where none is left."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return np.nan, np.nan
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def reliability(
@@ -344,11 +351,10 @@ def bootstrap_means(
         if not images:
             rows.append((name, column, np.nan, np.nan, np.nan, 0, 0))
             continue
-        weights = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
-        tails = ((1 - level) / 2, (1 + level) / 2)
-        low, high = np.quantile((weights @ sums) / (weights @ counts), tails)
-        if images == 1:  # which says nothing about other images
-            low = high = np.nan
+        drawn = resampled_images(images, resamples, rng)
+        values = np.concatenate([(w @ sums) / (w @ counts) for w in drawn])
+        # a single image says nothing about other images
+        low, high = interval(values, level) if images > 1 else (np.nan, np.nan)
         mean = sums.sum() / counts.sum()
         rows.append((name, column, mean, low, high, int(counts.sum()), images))
     names = ["class", "number", "mean", "low", "high", "samples", "images"]

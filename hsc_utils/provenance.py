@@ -4,6 +4,9 @@ Every step anchors its paths at the repository root with `from_root`, writes wit
 `atomic_path` (a temporary name, then a rename), and closes with `write_provenance`.
 """
 
+import ast
+import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -19,20 +22,12 @@ from hsc_utils.files import ROOT, file_sha256, from_root, shown_path, write_json
 
 SIMULATED_NOTE = "Simulated demo data, not the paper's"
 
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 _RECORDED_PACKAGES = (
     *("numpy", "pandas", "scikit-image", "scikit-learn", "opencv-python-headless"),
     *("torch", "torchvision", "lightning", "captum"),
     *("oirfile", "tifffile", "imagecodecs", "papermill"),
 )
-
-
-def no_bar() -> bool | None:
-    """Answer tqdm's ``disable``: True in batch (``TQDM_DISABLE`` is set), otherwise its own choice.
-
-    A bar left in a stored notebook would be a picture of nothing. tqdm reads that variable
-    itself in a terminal, but not in a notebook.
-    """
-    return True if os.environ.get("TQDM_DISABLE") else None
 
 
 def git_commit() -> str:
@@ -47,6 +42,38 @@ def git_commit() -> str:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def code_digest(*modules: str) -> str:
+    """Hash what modules of this package do: their code without comments and docstrings.
+
+    Parameters
+    ----------
+    *modules : str
+        Names within the package, such as ``training.fit``.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits; equal for code that differs in comments, docstrings or layout.
+    """
+    found = hashlib.sha256()
+    for module in modules:
+        tree = ast.parse((ROOT / "hsc_utils" / f"{module.replace('.', '/')}.py").read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+                del node.body[0]
+        found.update(ast.unparse(tree).encode())
+    return found.hexdigest()
+
+
+def dataset_name(*folders: str | Path) -> str:
+    """Return the name of the data set, as the first of these folders that was told it recorded."""
+    for folder in map(from_root, folders):
+        record = folder / "provenance.json"
+        if record.exists() and (name := json.loads(record.read_text()).get("dataset")):
+            return name
+    return "unnamed data"
 
 
 def write_provenance(
@@ -106,9 +133,7 @@ def data_note(table: pd.DataFrame) -> str:
     return SIMULATED_NOTE if table["simulated"].any() else ""
 
 
-def header(
-    *, dataset: str, simulated: bool, device: str = "none", weights: str = "none"
-) -> Markdown:
+def header(*, dataset: str, simulated: bool, device: str = "", weights: str = "") -> Markdown:
     """Return the line that opens every notebook's results, with the banner where it is due.
 
     Parameters
@@ -118,7 +143,7 @@ def header(
     simulated : bool
         Whether any of the data came from the simulator.
     device : str
-        Where models run; ``none`` where the step uses no model.
+        Where models run; empty where the step uses no model.
     weights : str
         The weights that training started from, as actually used.
 
@@ -127,7 +152,8 @@ def header(
     Markdown
         For display as the value of a cell.
     """
-    line = f"**Data** {dataset} · **device** {device} · **starting weights** {weights}"
+    line = f"**Data** {dataset}" + f" · **device** {device}" * bool(device)
+    line += f" · **starting weights** {weights}" * bool(weights)
     if simulated:
         line = (
             f"> ⚠️ **{SIMULATED_NOTE}.** Every number and picture below shows that the code "

@@ -22,12 +22,16 @@ import pydantic
 import yaml
 
 from hsc_utils.files import ROOT, from_root, shown_path
-from hsc_utils.study import run_directory
+from hsc_utils.study import Study, model_name
 
 NOTEBOOKS_DIR = ROOT / "notebooks"
 
-# Sections of a configuration file that are not a notebook's: workflow/Snakefile reads them.
-_WORKFLOW_SECTIONS = {"results_dir", "sweep"}
+# What a configuration file holds beside the notebooks' sections: the study, a parameter of every
+# notebook, and a section for workflow/Snakefile.
+_SHARED = {"study", "workflow"}
+# Where a notebook writes, as an attribute of the study; 03 and 04 write run directories.
+_FOLDERS = {"01": "prepared", "02": "cells", "05": "comparison", "06": "grad_cam"}
+_LEVELS = {"03": "image", "04": "cell"}
 
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
@@ -81,7 +85,8 @@ def check_parameters(
     declared : mapping
         From `declared_parameters`.
     given : mapping
-        Name to value; text is converted where the declared type allows (``"1e-4"``).
+        Name to value; text is converted where the declared type allows (``"1e-4"``). A
+        mapping need name only the entries that differ from the default's.
     where : str
         Where the values were given, for the message.
 
@@ -94,7 +99,14 @@ def check_parameters(
     for name, value in given.items():
         if name not in declared:
             raise ParameterError(f"Unknown parameter {name!r} in {where}{_nearest(name, declared)}")
-        expected = declared[name][0]
+        expected, default = declared[name]
+        if isinstance(value, Mapping) and isinstance(default, Mapping) and default:
+            for entry in value:
+                if entry not in default:
+                    raise ParameterError(
+                        f"Unknown entry {entry!r} of {name!r} in {where}{_nearest(entry, default)}"
+                    )
+            value = {**default, **value}
         try:
             # Strict, except for text: YAML reads 1e-4 as text.
             checked[name] = pydantic.TypeAdapter(expected).validate_python(
@@ -116,7 +128,7 @@ def _nearest(name: str, known: Sequence[str] | Mapping) -> str:
 
 
 def read_config(path: str | Path, notebook: str) -> dict[str, object]:
-    """Return one notebook's section of a configuration file, empty if it has none.
+    """Return one notebook's section of a configuration file, with the file's ``study``.
 
     Raises
     ------
@@ -134,13 +146,14 @@ def read_config(path: str | Path, notebook: str) -> dict[str, object]:
         raise ParameterError(f"{shown_path(path)} is not valid YAML: {error}") from error
     if not isinstance(sections, dict):
         raise ParameterError(f"{shown_path(path)} must map notebook names to parameters.")
-    known = sorted({p.stem for p in NOTEBOOKS_DIR.glob("*.ipynb")} | _WORKFLOW_SECTIONS)
+    known = sorted({p.stem for p in NOTEBOOKS_DIR.glob("*.ipynb")} | _SHARED)
     for section in sections:
         if section not in known:
             raise ParameterError(
                 f"Unknown section {section!r} in {shown_path(path)}{_nearest(section, known)}"
             )
-    return sections.get(notebook) or {}
+    study = {"study": sections["study"]} if "study" in sections else {}
+    return study | (sections.get(notebook) or {})
 
 
 def parse_command_line_values(
@@ -158,16 +171,13 @@ def parse_command_line_values(
     return values
 
 
-def output_directory(parameters: Mapping[str, object]) -> Path:
-    """Return where a notebook writes, from its complete set of parameters."""
-    if "runs_dir" in parameters and "architecture" in parameters:
-        return run_directory(
-            *(parameters[name] for name in ("runs_dir", "architecture", "seed", "channels"))
-        )
-    # Later steps name the folders of earlier ones too, so the last step's comes first.
-    return from_root(
-        next(parameters[k] for k in ("output_dir", "cells_dir", "prepared_dir") if k in parameters)
-    )
+def output_directory(notebook: str, parameters: Mapping[str, object]) -> Path:
+    """Return where a notebook writes, from its name and its complete set of parameters."""
+    study, number = Study(parameters["study"]), notebook[:2]
+    if number in _LEVELS:
+        model = model_name(parameters["architecture"], parameters["channels"])
+        return study.run(_LEVELS[number], model, parameters["seed"]).directory
+    return getattr(study, _FOLDERS.get(number, "root"))
 
 
 def run_notebook(name: str, config: str | Path | None, pairs: Sequence[tuple[str, str]]) -> Path:
@@ -204,7 +214,7 @@ def run_notebook(name: str, config: str | Path | None, pairs: Sequence[tuple[str
     given |= check_parameters(declared, on_command_line, f"-p for {notebook.stem}")
 
     complete = {key: default for key, (_, default) in declared.items()} | given
-    executed = output_directory(complete) / notebook.name
+    executed = output_directory(notebook.stem, complete) / notebook.name
     executed.parent.mkdir(parents=True, exist_ok=True)
     unfinished = executed.with_name(f".{notebook.name}")
     failed = executed.with_suffix(".failed.ipynb")

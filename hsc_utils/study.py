@@ -1,210 +1,330 @@
-"""Read finished runs that are to be compared, and refuse those that cannot be.
+"""A study is a folder, a run is a folder in it: what lies where, and what a run was and gave.
 
-No model is loaded. Runs are comparable only on the same test set, so anything else is refused.
+The names of the files in a run directory are spelt here and nowhere else.
 """
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import pandas as pd
 
-from hsc_utils.files import from_root, shown_path
+from hsc_utils.files import from_root, shown_path, write_json
 
-
-def run_directory(
-    runs_dir: str | Path, architecture: str, seed: int, channels: Sequence[int] = (0, 1, 2)
-) -> Path:
-    """Name the directory of one training run.
-
-    Parameters
-    ----------
-    runs_dir : path
-        Directory of all runs of one level, such as ``results/demo/runs/cell``.
-    architecture : str
-        Backbone, such as ``densenet169``.
-    seed : int
-        Seed of the run.
-    channels : sequence of int
-        RGB channels (slices) the model sees. All three give ``<architecture>``; fewer
-        give ``<architecture>-slice0`` or ``<architecture>-slice0+2``.
-
-    Returns
-    -------
-    Path
-        ``<runs_dir>/<architecture>[-slice…]/seed<k>``, anchored at the repository root.
-    """
-    name = architecture
-    if list(channels) != [0, 1, 2]:
-        name += "-slice" + "+".join(str(channel) for channel in channels)
-    return from_root(runs_dir) / name / f"seed{seed}"
-
-
+ALL_CHANNELS = (0, 1, 2)
 # every choice of the three slices: each alone, each pair, all
 SLICES = tuple(
     "+".join(chosen) for size in (1, 2, 3) for chosen in itertools.combinations("012", size)
 )
+IMBALANCE = ("weights", "sampler", "none")
+NORMALISATION = ("training", "imagenet")
+NEVER_RUN = "not trained yet, or interrupted"
 
 
-class ComparisonError(ValueError):
-    """Runs that cannot be compared fairly."""
-
-
-def slice_runs(runs_dir: str | Path, architecture: str) -> list[Path]:
-    """Find the finished runs of one architecture, whichever slices and seeds there are."""
-    found = sorted(from_root(runs_dir).glob("*/seed*/predictions.parquet"))
-    runs = [path.parent for path in found]
-    runs = [run for run in runs if run.parent.name.partition("-slice")[0] == architecture]
-    if not runs:
-        raise FileNotFoundError(
-            f"{shown_path(runs_dir)} holds no finished run of {architecture}: train one with "
-            "notebook 04, or name another folder or backbone."
-        )
-    return runs
-
-
-def missing_slices(runs: pd.DataFrame) -> list[str]:
-    """Name the subsets of the three slices, such as ``0+2``, that no run has seen."""
-    return [subset for subset in SLICES if subset not in set(runs["channels"])]
-
-
-def read_runs(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
-    """Read the settings of finished runs.
+class Study:
+    """The folders of one data set's results.
 
     Parameters
     ----------
-    run_dirs : sequence of path
-        Run directories, each with ``config.json``, ``predictions.parquet`` and
-        ``provenance.json``. Runs that differ in nothing but their seed are repeats of one
-        model.
+    root : path
+        The study's own folder; a relative one is anchored at the repository root.
+
+    Attributes
+    ----------
+    raw, truth : Path
+        Simulated acquisitions and what is true of them; real ones lie where `raw_dir` says.
+    prepared, cells, cache, comparison, grad_cam, tables, book : Path
+        What each step writes.
+    """
+
+    def __init__(self, root: str | Path):
+        self.root = from_root(root)
+        self.raw, self.truth = self.root / "raw", self.root / "truth"
+        self.prepared, self.cells = self.root / "prepared", self.root / "cells"
+        self.cache, self.comparison = self.root / "cache", self.root / "comparison"
+        self.grad_cam, self.tables = self.root / "grad_cam", self.root / "tables"
+        self.book = self.root / "book"
+
+    def run(self, level: str, model: str, seed: int) -> "Run":
+        """Return the run of a model (see `model_name`) at level ``image`` or ``cell``."""
+        return Run(self.root / "runs" / level / model / f"seed{seed}")
+
+    def finished_runs(self, level: str, model: str) -> list["Run"]:
+        """Return the finished runs of a model, by seed."""
+        folders = (self.root / "runs" / level / model).glob("seed*")
+        runs = sorted(map(Run, folders), key=lambda run: run.seed)
+        return [run for run in runs if run.failure is None]
+
+
+def model_name(architecture: str, channels: Sequence[int] = ALL_CHANNELS) -> str:
+    """Name a backbone and the slices it sees: ``resnet50``, or ``resnet50-slice0+2`` for fewer."""
+    if tuple(channels) == ALL_CHANNELS:
+        return architecture
+    return f"{architecture}-slice{'+'.join(map(str, channels))}"
+
+
+def parse_model_name(model: str) -> tuple[str, tuple[int, ...]]:
+    """Return backbone and channels of a `model_name`."""
+    architecture, _, slices = model.partition("-slice")
+    return architecture, tuple(map(int, slices.split("+"))) if slices else ALL_CHANNELS
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How one model is trained; the paper's values stand in ``workflow/config/paper.yaml``.
+
+    Attributes
+    ----------
+    architecture : str
+        Backbone, see `training.build_model`.
+    weights : str
+        ``imagenet``, ``none``, a path, or ``auto`` (see `training.starting_weights`).
+    seed : int
+        Seed of the head, the order of samples and the augmentation.
+    channels : tuple of int
+        RGB channels (slices) the model sees.
+    input_size : int
+        Side of the model's input, in pixels.
+    batch_size, max_epochs : int
+        Samples a step, and the most epochs.
+    patience : int
+        Epochs without a lower validation loss after which training stops.
+    learning_rate : float
+        Adam's, constant.
+    imbalance : {"weights", "sampler", "none"}
+        ``weights``: classes weighted in the loss by inverse frequency; ``sampler``: classes
+        drawn equally often.
+    normalisation : {"training", "imagenet"}
+        ``training``: mean and spread of the training subset; ``imagenet``: ImageNet's.
+    flip, translation, rotation, zoom : float
+        Ranges of the augmentation, see `training.augment`.
+    """
+
+    architecture: str
+    weights: str
+    input_size: int
+    batch_size: int
+    max_epochs: int
+    patience: int
+    learning_rate: float
+    seed: int = 0
+    channels: tuple[int, ...] = ALL_CHANNELS
+    imbalance: str = "weights"
+    normalisation: str = "training"
+    flip: float = 0.5
+    translation: float = 0.1
+    rotation: float = 90.0
+    zoom: float = 0.2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", tuple(self.channels))
+        for name in ("input_size", "batch_size", "max_epochs", "patience", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: {getattr(self, name)} is not above 0.")
+        for name, allowed in (("imbalance", IMBALANCE), ("normalisation", NORMALISATION)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}."
+                )
+        if not self.channels or not set(self.channels) <= set(ALL_CHANNELS):
+            raise ValueError(
+                f"channels: {list(self.channels)} must name one to three of 0 (red), 1 (green) "
+                "and 2 (blue)."
+            )
+
+    @property
+    def augmentation(self) -> dict[str, float]:
+        """The ranges that `training.augment` takes."""
+        return {key: getattr(self, key) for key in ("flip", "translation", "rotation", "zoom")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(TrainingSettings):
+    """Everything that decides a run, and what its model needs to be used: ``config.json``.
+
+    Attributes
+    ----------
+    level : {"image", "cell"}
+        What a sample is.
+    class_names : tuple of str
+        In the order of the logits.
+    weights_used : str
+        What training started from: ``weights`` with ``auto`` settled.
+    mean, std : tuple of float
+        By channel seen, in [0, 1].
+    samples_sha256 : str
+        Of the table of samples and their pixels.
+    code_sha256 : str
+        Of the code that trained (`provenance.code_digest`).
+    """
+
+    level: str
+    class_names: tuple[str, ...]
+    weights_used: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    samples_sha256: str
+    code_sha256: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("class_names", "mean", "std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    @property
+    def model(self) -> str:
+        """The `model_name`."""
+        return model_name(self.architecture, self.channels)
+
+    def write(self, path: Path) -> None:
+        """Write the configuration as JSON."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> "RunConfig":
+        """Read what `write` wrote; a file with other entries is refused by their names."""
+        content = json.loads(path.read_text())
+        names = {field.name for field in fields(cls)}
+        if odd := sorted(names ^ set(content)):
+            raise ValueError(
+                f"{shown_path(path)} does not describe a run of this version: it lacks or adds "
+                f"{', '.join(odd)}. Train that model again."
+            )
+        return cls(**content)
+
+
+class Run:
+    """One trained model's directory, ``…/<level>/<model>/seed<k>``; files are read when asked for.
+
+    Attributes
+    ----------
+    directory : Path
+        Anchored at the repository root.
+    level, model, seed : str, str, int
+        As the directory's place says.
+    config_file, history_file, predictions_file, scores_file, weights_file, record_file : Path
+        The results, in the order they are made.
+    status_file : Path
+        How the last attempt in batch ended.
+    checkpoints : Path
+        State of unfinished training.
+    """
+
+    def __init__(self, directory: str | Path):
+        self.directory = from_root(directory)
+        self.config_file = self.directory / "config.json"
+        self.history_file = self.directory / "history.csv"
+        self.predictions_file = self.directory / "predictions.parquet"
+        self.scores_file = self.directory / "metrics.json"
+        self.weights_file = self.directory / "model.safetensors"
+        self.record_file = self.directory / "provenance.json"
+        self.status_file = self.directory / "status.json"
+        self.checkpoints = self.directory / "checkpoints"
+
+    def __str__(self) -> str:
+        return shown_path(self.directory)
+
+    @property
+    def level(self) -> str:
+        """``image`` or ``cell``."""
+        return self.directory.parts[-3]
+
+    @property
+    def model(self) -> str:
+        """The `model_name`."""
+        return self.directory.parts[-2]
+
+    @property
+    def seed(self) -> int:
+        """The seed."""
+        return int(self.directory.name.removeprefix("seed"))
+
+    @property
+    def results(self) -> tuple[Path, ...]:
+        """The files of a finished run."""
+        return (
+            self.config_file,
+            self.history_file,
+            self.predictions_file,
+            self.scores_file,
+            self.weights_file,
+            self.record_file,
+        )
+
+    @property
+    def failure(self) -> str | None:
+        """Why there are no results: the last attempt's reason, or `NEVER_RUN`; None if finished."""
+        return failure_of(self.directory) or (None if self.record_file.exists() else NEVER_RUN)
+
+    def check_finished(self) -> None:
+        """Raise FileNotFoundError, naming what is missing, unless all results are there."""
+        missing = [file.name for file in self.results if not file.exists()]
+        if missing:
+            raise FileNotFoundError(
+                f"{self} holds no {missing[0]}: the run is missing or not finished. Train it first "
+                "with notebook 03 (images) or 04 (cells)."
+            )
+
+    @property
+    def config(self) -> RunConfig:
+        """What the run was trained with."""
+        return RunConfig.read(self.config_file)
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row an epoch."""
+        return pd.read_csv(self.history_file)
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """One row a sample: ``id``, ``image_id``, ``class``, ``split``, ``p_<class>`` for each."""
+        return pd.read_parquet(self.predictions_file)
+
+    @property
+    def scores(self) -> dict:
+        """By subset, what `metrics.score` gives; the test's with ``intervals``."""
+        return json.loads(self.scores_file.read_text())
+
+    @property
+    def record(self) -> dict:
+        """The provenance of the results."""
+        return json.loads(self.record_file.read_text())
+
+
+def failure_of(folder: str | Path) -> str | None:
+    """Return why the last attempt in a folder failed (``status.json``), None if it did not."""
+    status = Path(folder) / "status.json"
+    return json.loads(status.read_text())["failed"] if status.exists() else None
+
+
+def tabulate_runs(runs: Iterable[Run]) -> pd.DataFrame:
+    """Put runs side by side, finished or not.
 
     Returns
     -------
     DataFrame
-        One row a run, in the order given: ``model`` (such as ``resnet18-slice0``), ``seed``,
-        ``level``, ``architecture``, ``channels`` (such as ``0+2``), ``weights`` (those
-        actually used), ``simulated``, ``class_names`` (a list), ``pixels`` (SHA-256 of the
-        patches it saw; empty for images) and ``run_dir``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a run is missing or unfinished.
-    ComparisonError
-        If runs are of different levels or classes, or one is given twice.
+        One row a run, in the order given: ``run`` (a `Run`), ``level``, ``model``, ``seed``,
+        ``missing`` (why there are no results; empty for a finished run); and for finished
+        ones ``architecture``, ``channels`` (such as ``0+2``), ``class_names``, ``weights``
+        (those actually used), ``simulated``, ``seconds``, ``pixels`` (SHA-256 of the patches
+        it saw; empty for images), and the test scores.
     """
     rows = []
-    for run_dir in map(from_root, run_dirs):
-        for name in ("config.json", "predictions.parquet", "provenance.json"):
-            if not (run_dir / name).exists():
-                raise FileNotFoundError(
-                    f"{shown_path(run_dir)} holds no {name}: train that model first, or take the "
-                    "run out of the list."
-                )
-        config = json.loads((run_dir / "config.json").read_text())
-        provenance = json.loads((run_dir / "provenance.json").read_text())
-        rows.append(
-            {
-                "model": run_dir.parent.name,
-                "channels": "+".join(str(channel) for channel in config["channels"]),
-                "run_dir": run_dir,
-                **{key: config[key] for key in ("seed", "level", "architecture")},
-                **{key: provenance[key] for key in ("weights", "simulated")},
-                "pixels": _sha256_of_patches(provenance),
-                "class_names": config["class_names"],
+    for run in runs:
+        row = {"run": run, "level": run.level, "model": run.model, "seed": run.seed}
+        row["missing"] = run.failure or ""
+        if not row["missing"]:
+            config, record, test = run.config, run.record, run.scores["test"]
+            hashes = record["inputs"].items()
+            row |= {
+                "architecture": config.architecture,
+                "channels": "+".join(map(str, config.channels)),
+                "class_names": config.class_names,
+                "pixels": next((sha for name, sha in hashes if name.endswith(".npy")), ""),
+                **{key: record[key] for key in ("weights", "simulated", "seconds")},
+                **{key: value for key, value in test.items() if isinstance(value, float)},
             }
-        )
-    if not rows:
-        raise ComparisonError("No run was given: name at least one run directory.")
-    for key in ("level", "class_names"):
-        for row in rows[1:]:
-            if row[key] != rows[0][key]:
-                raise ComparisonError(
-                    f"{key} of {shown_path(row['run_dir'])} is {row[key]}, but of "
-                    f"{shown_path(rows[0]['run_dir'])} it is {rows[0][key]}: compare like with "
-                    "like."
-                )
-    runs = pd.DataFrame(rows)
-    if runs.duplicated(["model", "seed"]).any():
-        twice = runs.loc[runs.duplicated(["model", "seed"]), "run_dir"].iloc[0]
-        raise ComparisonError(f"{shown_path(twice)} is given twice, or shares its name and seed.")
-    return runs
-
-
-def _sha256_of_patches(provenance: dict) -> str:
-    hashes = provenance.get("inputs", {}).items()
-    return next((sha for name, sha in hashes if name.endswith("patches.npy")), "")
-
-
-def read_predictions(runs: pd.DataFrame, subset: str = "test") -> list[pd.DataFrame]:
-    """Read each run's stored predictions of one subset, aligned by id.
-
-    Parameters
-    ----------
-    runs : DataFrame
-        From `read_runs`.
-    subset : str
-        Value of the column ``split``.
-
-    Returns
-    -------
-    list of DataFrame
-        One table a run, rows sorted by ``id``, so that equal rows are the same sample.
-
-    Raises
-    ------
-    ComparisonError
-        If the runs did not predict the same samples with the same labels, or saw other
-        pixels of them: the message names the difference.
-    """
-    tables = []
-    _refuse_other_pixels(runs)
-    for run_dir in runs["run_dir"]:
-        table = pd.read_parquet(run_dir / "predictions.parquet")
-        table = table[table["split"] == subset].sort_values("id", ignore_index=True)
-        if table.empty:
-            raise ComparisonError(f"{shown_path(run_dir)} predicted nothing of subset '{subset}'.")
-        tables.append(table)
-        _refuse_other_samples(tables[0], table, runs["run_dir"].iloc[0], run_dir, subset)
-    return tables
-
-
-def _refuse_other_pixels(runs: pd.DataFrame) -> None:
-    known = runs[runs["pixels"] != ""]
-    for run in known.itertuples():
-        if run.pixels != known["pixels"].iloc[0]:
-            raise ComparisonError(
-                f"{shown_path(known['run_dir'].iloc[0])} and {shown_path(run.run_dir)} saw two "
-                f"versions of patches.npy (SHA-256 {known['pixels'].iloc[0][:8]}… and "
-                f"{run.pixels[:8]}…), so the same cells need not look the same. Train both on the "
-                "same patches, then compare."
-            )
-
-
-def _refuse_other_samples(
-    first: pd.DataFrame, second: pd.DataFrame, first_dir: Path, second_dir: Path, subset: str
-) -> None:
-    sample = ["id", "image_id", "class"]
-    hashes = [pd.util.hash_pandas_object(t[sample], index=False).sum() for t in (first, second)]
-    if hashes[0] == hashes[1] and len(first) == len(second):
-        return
-    names = shown_path(first_dir), shown_path(second_dir)
-    reasons = []
-    for name, ours, theirs in ((names[0], first, second), (names[1], second, first)):
-        only = ours.loc[~ours["id"].isin(theirs["id"]), "id"]
-        if len(only):
-            reasons.append(f"{len(only)} only in {name}, such as {only.iloc[0]}")
-    both = first.merge(second, on="id", suffixes=("", "_second"))
-    for column in ("class", "image_id"):
-        differs = both[both[column] != both[f"{column}_second"]]
-        if len(differs):
-            row = differs.iloc[0]
-            reasons.append(
-                f"{len(differs)} with another {column}, such as {row['id']} "
-                f"({row[column]} and {row[column + '_second']})"
-            )
-    raise ComparisonError(
-        f"The {subset} sets of {names[0]} and {names[1]} differ: {'; '.join(reasons)}. "
-        "Train both on the same tables, then compare."
-    )
+        rows.append(row)
+    return pd.DataFrame(rows)

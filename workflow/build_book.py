@@ -1,10 +1,9 @@
-"""Build the Jupyter Book from results, ``build_book.py OUTPUT TABLES NOTEBOOK…``.
+"""Build the Jupyter Book of the study that a configuration file names, ``build_book.py CONFIG``.
 
 Pages, the sweep's tables and executed notebooks are put side by side in a scratch folder, so that
-the sources stay clean and any set of results can be published with the same pages.
+the sources stay clean and any study can be published with the same pages.
 """
 
-import json
 import shutil
 import subprocess
 import sys
@@ -12,8 +11,11 @@ import tempfile
 from pathlib import Path
 
 import nbformat
+import plan
 
-ROOT = Path(__file__).resolve().parents[1]
+from hsc_utils.files import ROOT
+from hsc_utils.run import read_config
+from hsc_utils.study import Study, failure_of
 
 
 def folded(path: Path) -> nbformat.NotebookNode:
@@ -23,12 +25,6 @@ def folded(path: Path) -> nbformat.NotebookNode:
         if cell.cell_type == "code":
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-input"]
     return notebook
-
-
-def failure(notebook: Path) -> str | None:
-    """Return why the last attempt at a notebook failed, nothing if it did not."""
-    status = notebook.parent / "status.json"
-    return json.loads(status.read_text())["failed"] if status.exists() else None
 
 
 def stand_in(notebook: Path, reason: str) -> str:
@@ -50,11 +46,11 @@ def build(output: Path, tables: Path, notebooks: list[Path]) -> None:
         (source / "notebooks").mkdir()
         for notebook in notebooks:
             page = source / "notebooks" / notebook.name
-            if reason := failure(notebook):
+            if reason := failure_of(notebook.parent):
                 page.with_suffix(".md").write_text(stand_in(notebook, reason))
             else:
                 nbformat.write(folded(notebook), page)
-        command = [*("jupyter-book", "build", "--warningiserror", "--keep-going"), str(source)]
+        command = ["jupyter-book", "build", "--warningiserror", "--keep-going", str(source)]
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
         if finished.returncode:
             sys.exit(f"The book could not be built:\n{finished.stdout}\n{finished.stderr}")
@@ -63,4 +59,5 @@ def build(output: Path, tables: Path, notebooks: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]), Path(sys.argv[2]), [Path(name) for name in sys.argv[3:]])
+    study = Study(read_config(sys.argv[1], "workflow")["study"])
+    build(study.book, study.tables / "tables.md", plan.chapters(sys.argv[1]))

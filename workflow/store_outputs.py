@@ -1,6 +1,6 @@
-"""Store the demo's outputs in notebooks/, so that a reader on the web sees results.
+"""Store a study's outputs in notebooks/, so that a reader on the web sees results.
 
-``store_outputs.py NOTEBOOK…`` takes executed copies, whose code is that of the sources, drops what
+``store_outputs.py CONFIG`` takes executed copies, whose code is that of the sources, drops what
 papermill added to them, and makes their pictures small enough for a repository.
 """
 
@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import nbformat
+import plan
 from PIL import Image
 
-NOTEBOOKS_DIR = Path(__file__).resolve().parents[1] / "notebooks"
+from hsc_utils.run import NOTEBOOKS_DIR
 
 
 def store(executed: Path) -> None:
@@ -61,5 +62,5 @@ def stored(output: nbformat.NotebookNode, count: int) -> nbformat.NotebookNode:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        store(Path(name))
+    for chapter in plan.chapters(sys.argv[1]):
+        store(chapter)

@@ -1,1 +1,22 @@
 """Step 05: stored predictions in; differences with intervals, and Tables 1 and 2, out."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    ["figures"],
+    {
+        "compare": [
+            "ComparisonError",
+            "compare",
+            "find_runs",
+            "find_runs_on_slices",
+            "missing_slices",
+            "read_predictions",
+            "resampled_scores",
+            "roc_curves",
+            "verdict",
+        ],
+        "paper_tables": ["write_tables"],
+    },
+)

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hsc_utils import drawing
+from hsc_utils.study import SLICES
 
 # Paul Tol's muted set: colour-blind safe, and none of them is the colour of a class
 _MODEL_COLOURS = ("#888888", "#44AA99", "#882255", "#DDCC77", "#332288", "#88CCEE", "#117733")
@@ -15,7 +16,7 @@ _SCORE_NAMES = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}
 _LINES = ("-", "--", "-.", ":")
 
 
-def model_colours(models: Sequence[str]) -> dict[str, str]:
+def _model_colours(models: Sequence[str]) -> dict[str, str]:
     """Give each model a colour, in the order given."""
     return {model: _MODEL_COLOURS[k % len(_MODEL_COLOURS)] for k, model in enumerate(models)}
 
@@ -27,39 +28,31 @@ def roc_curves(
 ) -> Figure:
     """Draw ROC curves, one panel a class, one line a model (the paper's Figure 7).
 
-    Parameters
-    ----------
-    curves : mapping
-        (model, class) to false and true positive rates, from `comparison.roc_curves`.
-    table : DataFrame
-        From `comparison.compare`: AUROC and interval of each line.
-    note : str
-        Whose data these are.
+    The legends give each line's AUROC with its interval, from `comparison.compare`.
     """
     models = list(dict.fromkeys(model for model, _ in curves))
     classes = list(dict.fromkeys(name for _, name in curves))
-    colours = model_colours(models)
+    colours = _model_colours(models)
     rows = table[table["against"] == ""].set_index(["model", "score"])
     # the legends have a row of their own, so that nothing else can lie over them
     heights = 2.6, 0.3 + 0.36 * len(models)
+    size = max(2.75 * len(classes), 4), sum(heights) + 0.3
     figure, panels = drawing.new_figure(
-        2, len(classes), size=(max(2.75 * len(classes), 4), sum(heights) + 0.3), squeeze=False,
-        height_ratios=heights,
-    )  # fmt: skip
+        2, len(classes), size=size, squeeze=False, height_ratios=heights
+    )
     for (axes, below), name in zip(panels.T, classes, strict=True):
         for index, model in enumerate(models):
             row = rows.loc[(model, f"auroc {name}")]
             label = f"{model}\n{row['estimate']:.3f} ({row['low']:.3f}–{row['high']:.3f})"
-            style_ = {"color": colours[model], "linestyle": _LINES[index % len(_LINES)]}
-            axes.plot(*curves[model, name], label=label, **style_)
+            line = {"color": colours[model], "linestyle": _LINES[index % len(_LINES)]}
+            axes.plot(*curves[model, name], label=label, **line)
         axes.plot([0, 1], [0, 1], color="0.8", linewidth=1, zorder=0)
         axes.set(title=name, xlabel="False positive rate", aspect="equal")
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         below.set_axis_off()
-        below.legend(
-            *axes.get_legend_handles_labels(), loc="upper center", fontsize=7.5, frameon=False,
-            title="AUROC (interval)", title_fontsize=7.5,
-        )  # fmt: skip
+        small = {"fontsize": 7.5, "title_fontsize": 7.5, "title": "AUROC (interval)"}
+        handles = axes.get_legend_handles_labels()
+        below.legend(*handles, loc="upper center", frameon=False, **small)
     panels[0, 0].set_ylabel("True positive rate")
     return drawing.finish(figure, note)
 
@@ -67,8 +60,8 @@ def roc_curves(
 def auroc_bars(table: pd.DataFrame, note: str = "") -> Figure:
     """Draw each model's AUROC with its interval, by class and their mean, as grouped bars."""
     rows = table[(table["against"] == "") & table["score"].str.startswith("auroc")]
-    models, scores = (list(dict.fromkeys(rows[key])) for key in ("model", "score"))
-    colours, width = model_colours(models), 0.8 / len(models)
+    models, scores = rows["model"].unique(), rows["score"].unique()
+    colours, width = _model_colours(models), 0.8 / len(models)
     figure, axes = drawing.new_figure(size=(8, 3.4))
     for index, model in enumerate(models):
         ours = rows[rows["model"] == model].set_index("score").loc[scores]
@@ -91,65 +84,43 @@ def differences(table: pd.DataFrame, note: str = "") -> Figure:
     largest difference of one seed.
     """
     rows = table[table["against"] != ""]
-    scores = list(dict.fromkeys(rows["score"]))
+    scores = rows["score"].unique()
     pairs = list(dict.fromkeys(zip(rows["model"], rows["against"], strict=True)))
-    height = 1.5 + 0.42 * len(pairs)
-    figure, panels = drawing.new_figure(
-        1, len(scores), size=(8, height), squeeze=False, sharey=True
-    )
+    size = 8, 1.5 + 0.42 * len(pairs)
+    figure, panels = drawing.new_figure(1, len(scores), size=size, squeeze=False, sharey=True)
     for axes, score in zip(panels[0], scores, strict=True):
         ours = rows[rows["score"] == score].set_index(["model", "against"]).loc[pairs]
         for y, row in enumerate(ours.itertuples()):
             _interval(axes, row, y, "#0072B2", filled=row.p_holm < 0.05)
         axes.axvline(0, color="0.5", linewidth=1, linestyle=":")
-        axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel(f"Difference in {_SCORE_NAMES[score]}")
-    panels[0, 0].set_yticks(range(len(pairs)), [f"{a}\nminus {b}" for a, b in pairs], fontsize=8)
-    panels[0, 0].set_ylim(len(pairs) - 0.4, -0.6)
+    _name_rows(panels[0], [f"{model}\nminus {against}" for model, against in pairs], fontsize=8)
     return drawing.finish(figure, note)
 
 
-def slices(
-    table: pd.DataFrame, runs: pd.DataFrame, subsets: Sequence[str], note: str = ""
-) -> Figure:
+def slices(table: pd.DataFrame, runs: pd.DataFrame, note: str = "") -> Figure:
     """Draw AUROC by the slices a model sees, and what all three add to each choice of fewer.
 
-    Parameters
-    ----------
-    table : DataFrame
-        From `comparison.compare`, with the model that sees all slices as reference.
-    runs : DataFrame
-        From `runs.read_runs`, of one backbone.
-    subsets : sequence of str
-        Every choice of slices, such as ``0+2``; those without a run are named as missing.
-    note : str
-        Whose data these are.
+    `table` has the model that sees all slices as baseline; choices without one of `runs` are
+    named as not trained.
     """
     seen = runs.drop_duplicates("model").set_index("model")["channels"]
-    rows = table[table["score"] == "auroc"].astype({"against": str})
+    rows = table[table["score"] == "auroc"]
     alone = rows[rows["against"] == ""].assign(channels=lambda t: t["model"].map(seen))
     added = rows[rows["against"] != ""].assign(channels=lambda t: t["against"].map(seen))
     figure, panels = drawing.new_figure(1, 2, size=(8, 3.9), sharey=True)
     for axes, ours, colour in zip(panels, (alone, added), ("#882255", "#0072B2"), strict=True):
         for row in ours.itertuples():
             filled = row.against == "" or row.p_holm < 0.05
-            _interval(axes, row, subsets.index(row.channels), colour, filled=filled)
-    for y, subset in enumerate(subsets):
+            _interval(axes, row, SLICES.index(row.channels), colour, filled=filled)
+    place = {"transform": panels[0].get_yaxis_transform(), "ha": "center", "va": "center"}
+    for y, subset in enumerate(SLICES):
         if subset not in set(seen):
-            panels[0].text(
-                0.5, y, "not trained", transform=panels[0].get_yaxis_transform(), fontsize=8,
-                color="0.5", ha="center", va="center",
-            )  # fmt: skip
+            panels[0].text(0.5, y, "not trained", fontsize=8, color="0.5", **place)
     panels[1].axvline(0, color="0.5", linewidth=1, linestyle=":")
-    for axes in panels:
-        axes.locator_params(axis="x", nbins=5)
     panels[0].set_xlabel("AUROC, mean of classes")
     panels[1].set_xlabel("AUROC with all three slices\nminus AUROC with these")
-    names = [
-        "all three" if s.count("+") == 2 else f"slice {s.replace('+', ' + ')}" for s in subsets
-    ]
-    panels[0].set_yticks(range(len(subsets)), names)
-    panels[0].set_ylim(len(subsets) - 0.4, -0.6)
+    _name_rows(panels, [f"slice {s.replace('+', ' + ')}" for s in SLICES[:-1]] + ["all three"])
     return drawing.finish(figure, note)
 
 
@@ -159,3 +130,11 @@ def _interval(axes: Axes, row: tuple, y: float, colour: str, *, filled: bool) ->
     axes.plot(row.estimate, y, "o", color=colour, markerfacecolor=colour if filled else "white")
     if row.seeds > 1:
         axes.plot([row.seed_low, row.seed_high], [y + 0.25] * 2, "|", color=colour, markersize=6)
+
+
+def _name_rows(panels: Sequence[Axes], names: Sequence[str], **text: float) -> None:
+    """Name the rows of intervals from the top, and keep the ticks below them few."""
+    panels[0].set_yticks(range(len(names)), names, **text)
+    panels[0].set_ylim(len(names) - 0.4, -0.6)
+    for axes in panels:
+        axes.locator_params(axis="x", nbins=5)

@@ -1,12 +1,11 @@
-"""A sweep's runs, finished and failed, as the paper's Tables 1 and 2.
+"""The runs of a sweep, finished and failed, as the paper's Tables 1 and 2.
 
-``python -m hsc_utils.sweep FOLDER RUN…`` writes them into a folder: ``runs.csv``, one table a file,
-and ``tables.md``, the page of the book. A run directory is named ``<level>/<model>/seed<k>``.
+``python -m hsc_utils.comparison.paper_tables FOLDER RUN…`` writes them into a folder: ``runs.csv``,
+one table a file, and ``tables.md``, the page of the book.
 """
 
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import pandas as pd
 from hsc_utils import paper
 from hsc_utils.files import atomic_path, from_root, write_csv
 from hsc_utils.provenance import SIMULATED_NOTE
+from hsc_utils.study import Run, tabulate_runs
 
 SHOWN_SCORES = ("balanced_accuracy", "auroc")
 TITLES = {
@@ -22,65 +22,33 @@ TITLES = {
     "cell": "Table 2: single cells",
     "slices": "Which slices the model sees (single cells)",
 }
-_NEVER_RUN = "not trained yet, or interrupted"
+_COLUMNS = ("level", "model", "seed", *SHOWN_SCORES, "seconds", "weights", "simulated", "missing")
 
 
-def read_sweep(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
-    """Read how each run of a sweep ended.
+def write_tables(folder: str | Path, runs: Iterable[str | Path]) -> None:
+    """Write all tables of a sweep.
 
     Parameters
     ----------
-    run_dirs : sequence of path
-        Run directories, ``…/<level>/<model>/seed<k>``. A ``status.json`` beside the results
-        says whether the last attempt failed, and why (``workflow/attempt.py``).
-
-    Returns
-    -------
-    DataFrame
-        One row a run, in the order given: ``level``, ``model``, ``seed``, the test scores
-        `SCORES` in [0, 1], ``seconds``, ``weights`` (those actually used), ``simulated`` and
-        ``missing``, the reason why there are no scores (empty for a finished run).
+    folder : path
+        Written: ``runs.csv``, a CSV for each of `TITLES` with runs, and ``tables.md``.
+    runs : iterable of path
+        Run directories, finished or not.
     """
-    rows = []
-    for run_dir in map(from_root, run_dirs):
-        level, model, seed = run_dir.parts[-3:]
-        row = {"level": level, "model": model, "seed": int(seed.removeprefix("seed"))}
-        row["missing"] = _why_missing(run_dir)
-        if not row["missing"]:
-            test = json.loads((run_dir / "metrics.json").read_text())["test"]
-            made_by = json.loads((run_dir / "provenance.json").read_text())
-            row |= {key: test[key] for key in SHOWN_SCORES}
-            row |= {key: made_by[key] for key in ("seconds", "weights", "simulated")}
-        rows.append(row)
-    columns = [
-        "level",
-        "model",
-        "seed",
-        *SHOWN_SCORES,
-        "seconds",
-        "weights",
-        "simulated",
-        "missing",
-    ]
-    return pd.DataFrame(rows).reindex(columns=columns)
+    folder = from_root(folder)
+    table = tabulate_runs(map(Run, runs)).reindex(columns=_COLUMNS)
+    write_csv(folder / "runs.csv", table)
+    for name, part in summarise(table).groupby("table"):
+        write_csv(folder / f"{name}.csv", part.drop(columns="table"))
+    with atomic_path(folder / "tables.md") as temporary:
+        temporary.write_text(page(table))
 
 
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:
-    """Give mean and spread over seeds of each model, beside the paper's figure.
+    """Give mean and standard deviation over seeds of each model, beside the paper's figure.
 
-    Parameters
-    ----------
-    runs : DataFrame
-        From `read_runs`.
-
-    Returns
-    -------
-    DataFrame
-        One row a model of a table: ``table`` (``image``, ``cell`` or ``slices``), ``model``,
-        ``seeds`` (planned), ``finished``; for each of `SCORES` the mean, ``…_sd`` (standard
-        deviation over seeds, NaN for a single one) and ``…_paper`` (NaN where the paper's
-        text gives none); and ``missing``, the reasons by seed. A model that sees fewer than
-        all slices stands in ``slices``, where its backbone with all slices is repeated.
+    A model that sees fewer than all slices stands in the table ``slices``, where its backbone
+    with all slices is repeated; ``missing`` gives by seed the reasons why there are no scores.
     """
     reported = paper.scores()
     rows = []
@@ -111,83 +79,56 @@ def page(runs: pd.DataFrame) -> str:
     summary = summarise(runs)
     finished = runs[runs["missing"] == ""]
     repeated = len(set(runs["seed"])) > 1
-    lines = ["# Tables 1 and 2: every backbone at both levels", ""]
+    weights = ", ".join(sorted(set(finished["weights"]))) or "unknown, since no run is finished"
+    paragraphs = ["# Tables 1 and 2: every backbone at both levels"]
     if finished["simulated"].eq(True).any():
-        lines += [f":::{{warning}}\n{SIMULATED_NOTE}: the tables show that the sweep works.\n:::"]
-    lines += [
-        "",
+        note = f"{SIMULATED_NOTE}: the tables show that the sweep works."
+        paragraphs.append(f":::{{warning}}\n{note}\n:::")
+    paragraphs.append(
         "Scores on the test subset: mean ± standard deviation over seeds"
-        + (", each seed a training of its own" if repeated else "")
-        + ". The best mean is **bold**; the paper's figures, on its own data, stand beside where "
-        f"its text gives them. Starting weights: {_listed(finished['weights'])}.",
-        "",
-    ]
+        f"{', each seed a training of its own' if repeated else ''}. The best mean is **bold**; "
+        "the paper's figures, on its own data, stand beside where its text gives them. Starting "
+        f"weights: {weights}."
+    )
     if not repeated:
-        lines += ["One seed was trained here, so there is no spread to show.", ""]
+        paragraphs.append("One seed was trained here, so there is no spread to show.")
     for name, title in TITLES.items():
         if (summary["table"] == name).any():
-            lines += [f"## {title}", "", _markdown(summary[summary["table"] == name]), ""]
-    failed = int((runs["missing"] != "").sum())
-    if failed:
-        lines += [
+            paragraphs += [f"## {title}", _markdown(summary[summary["table"] == name])]
+    if failed := len(runs) - len(finished):
+        paragraphs.append(
             f"{failed} of {len(runs)} runs are missing, for the reasons given; the same command "
-            "tries them again.",
-            "",
-        ]
-    lines += [
+            "tries them again."
+        )
+    paragraphs.append(
         "*Caution:* the spread says how much chance in training moves a score, not how much "
-        "another set of mice would; for that see the intervals in the notebooks.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Write all tables of a sweep into a folder."""
-    folder = from_root(arguments[0])
-    runs = read_sweep(arguments[1:])
-    write_csv(folder / "runs.csv", runs)
-    for name, table in summarise(runs).groupby("table"):
-        write_csv(folder / f"{name}.csv", table.drop(columns="table"))
-    with atomic_path(folder / "tables.md") as temporary:
-        temporary.write_text(page(runs))
-
-
-def _why_missing(run_dir: Path) -> str:
-    """Return the reason why a run has no scores, or nothing for a finished one."""
-    status = run_dir / "status.json"
-    if status.exists():
-        reason = json.loads(status.read_text())["failed"]
-        if reason:
-            return reason
-    return "" if (run_dir / "provenance.json").exists() else _NEVER_RUN
+        "another set of mice would; for that see the intervals in the notebooks."
+    )
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def _markdown(table: pd.DataFrame) -> str:
     """Draw one table; a column of reasons is there only where something is missing."""
-    header = ["Model", "Seeds", "Balanced accuracy", "the paper's", "AUROC", "the paper's"]
-    incomplete = bool(table["missing"].ne("").any())
-    lines = [header + ["Missing"] * incomplete]
-    lines.append(["---", *["---:"] * 5, *["---"] * incomplete])
+    complete = table["finished"] == table["seeds"]
+    of_all = table["finished"].astype(str) + " of " + table["seeds"].astype(str)
+    columns = [table["model"], table["seeds"].astype(str).where(complete, of_all)]
     rivals = table["finished"].gt(0).sum() > 1
-    best = {key: table[key].round(3).max() if rivals else np.nan for key in SHOWN_SCORES}
-    for _, row in table.iterrows():
-        seeds = f"{row['seeds']}"
-        if row["finished"] < row["seeds"]:
-            seeds = f"{row['finished']} of {row['seeds']}"
-        cells = [row["model"], seeds]
-        for key in SHOWN_SCORES:
-            cells += [_score_cell(row, key, best[key]), _known(row[f"{key}_paper"])]
-        lines.append(cells + [_in_a_cell(row["missing"])] * incomplete)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _in_a_cell(reasons: str) -> str:
-    """Shorten reasons to their first sentences; a bar or a line's end would end the cell."""
-    each = reasons.replace("|", "/").split("; seed ")
-    return " ".join("; seed ".join(reason.split(". ")[0] for reason in each).split())
+    for key in SHOWN_SCORES:
+        best = table[key].round(3).max() if rivals else np.nan
+        columns.append(table.apply(_score_cell, axis=1, key=key, best=best))
+        known = [f"{v:.3f}" if np.isfinite(v) else "not given" for v in table[f"{key}_paper"]]
+        columns.append(pd.Series(known, table.index))
+    names = ["Model", "Seeds", "Balanced accuracy", "the paper's", "AUROC", "the paper's"]
+    if table["missing"].any():
+        columns.append(table["missing"].map(_in_a_cell))
+        names.append("Missing")
+    drawn = pd.concat(columns, axis=1).set_axis(names, axis=1)
+    sides = ["left", *["right"] * 5, "left"][: len(names)]
+    return drawn.to_markdown(index=False, colalign=sides, disable_numparse=True)
 
 
 def _score_cell(row: pd.Series, key: str, best: float) -> str:
+    """Write a mean with its standard deviation, bold if it is the best."""
     if np.isnan(row[key]):
         return "missing"
     text = f"{row[key]:.3f}"
@@ -196,13 +137,11 @@ def _score_cell(row: pd.Series, key: str, best: float) -> str:
     return f"**{text}**" if round(row[key], 3) == best else text
 
 
-def _known(value: float) -> str:
-    return "not given" if np.isnan(value) else f"{value:.3f}"
-
-
-def _listed(weights: pd.Series) -> str:
-    return ", ".join(sorted(set(weights))) or "unknown, since no run is finished"
+def _in_a_cell(reasons: str) -> str:
+    """Shorten reasons to their first sentences; a bar or a line's end would end the cell."""
+    each = reasons.replace("|", "/").split("; seed ")
+    return " ".join("; seed ".join(reason.split(". ")[0] for reason in each).split())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    write_tables(sys.argv[1], sys.argv[2:])

@@ -1,1 +1,17 @@
 """Step 02: images in; cells, `cells.csv` and their patches out."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    ["figures"],
+    {
+        "blobs": ["DetectionSettings", "detect_cells", "settings_in_use"],
+        "cells": ["export_png", "extract_cells", "suggest_side"],
+        "fast_log": ["blob_log"],
+        "matching": ["match_detections", "read_truth"],
+        "panel": ["detection_panel"],
+        "ready_patches": ["import_patches"],
+        "tuning": ["agreement_between", "best_of_each", "make_grid", "run_trials", "score_trials"],
+    },
+)

@@ -40,8 +40,17 @@ class DetectionSettings:
         Smallest response of a cell. Values tuned for one method do not carry over.
     overlap : float
         Of two cells whose areas overlap by a larger fraction, the smaller is dropped.
-    search, polarity, flatten, full_contrast
-        The image searched: see `search.search_image`.
+    search : {"contrast", "mean", "slice0", "slice1", "slice2"}
+        Image searched. ``contrast``: the largest local contrast of any slice; ``mean``: the
+        mean of the slices; ``slice0``…: one slice.
+    polarity : {"both", "bright", "dark"}
+        Whether to look for what is brighter than the background, darker, or either.
+    flatten : bool
+        Whether to subtract the background, a running median. Medians keep edges, so the
+        shadow of a chamber wall is removed rather than outlined.
+    full_contrast : float
+        Contrast, in multiples of the background's noise, that counts as 1; stronger
+        contrast counts no more, so that a brilliant cell is not found in pieces.
     min_roundness : float
         Smallest ratio of the curvatures of a blob along its long and its short axis, 0 to
         1. Drops walls and fibres.
@@ -87,24 +96,59 @@ class DetectionSettings:
         step = cells[1] / cells[0] if self.num_sigma > 1 and cells[1] > cells[0] else 1.15
         return np.concatenate([[cells[0] / step], cells])
 
-    def write(self, path: str | Path) -> None:
-        """Write the settings as ``detection.json``."""
-        write_json(from_root(path), asdict(self))
+    def write(self, path: str | Path, set_by: str) -> None:
+        """Write the settings as ``detection.json``, set by the ``tuning`` or by ``hand``."""
+        write_json(from_root(path), asdict(self) | {"set_by": set_by})
 
     @classmethod
     def read(cls, path: str | Path) -> "DetectionSettings":
-        """Read settings that `write` wrote.
-
-        Raises
-        ------
-        ValueError
-            If the file holds an unknown setting or an impossible value.
-        """
+        """Read settings that `write` wrote; unknown or impossible ones are a ValueError."""
         content = json.loads(from_root(path).read_text())
+        content.pop("set_by", None)
         unknown = sorted(set(content) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"{shown_path(path)} holds unknown settings: {', '.join(unknown)}.")
         return cls(**content)
+
+
+def settings_in_use(path: str | Path, tuned: DetectionSettings) -> DetectionSettings:
+    """Write the tuned settings, but leave and return those that somebody set by hand.
+
+    What is kept or replaced is printed.
+
+    Parameters
+    ----------
+    path : path
+        ``detection.json``. Its ``set_by`` says who set it; without that it was made by hand.
+    tuned : DetectionSettings
+        What tuning chose.
+
+    Returns
+    -------
+    DetectionSettings
+        What the file now holds.
+    """
+    path = from_root(path)
+    if path.exists():
+        before = DetectionSettings.read(path)
+        changes = ", ".join(
+            f"{name} {value}, tuned {getattr(tuned, name)}"
+            for name, value in asdict(before).items()
+            if value != getattr(tuned, name)
+        )
+        if json.loads(path.read_text()).get("set_by", "hand") == "hand":
+            print(
+                f"{shown_path(path)} was set by hand and is used as it is "
+                f"({changes or 'the same as tuned'}). Delete it to use the tuned settings."
+            )
+            return before
+        if changes:
+            print(
+                f"The settings in {shown_path(path)} were replaced ({changes}). To keep settings "
+                'of your own, let its "set_by" be "hand".'
+            )
+    tuned.write(path, "tuning")
+    return tuned
 
 
 def detect_cells(rgb: NDArray[np.uint8], settings: DetectionSettings) -> NDArray[np.float64]:
@@ -113,7 +157,7 @@ def detect_cells(rgb: NDArray[np.uint8], settings: DetectionSettings) -> NDArray
     Parameters
     ----------
     rgb : ndarray of uint8, shape (Y, X, 3) or (Y, X)
-        Image as `prepare` writes it.
+        Image as step 01 writes it.
     settings : DetectionSettings
         How to look.
 
@@ -131,7 +175,7 @@ def detect_cells(rgb: NDArray[np.uint8], settings: DetectionSettings) -> NDArray
 
 
 def searched(rgb: NDArray[np.uint8], settings: DetectionSettings) -> NDArray[np.float32]:
-    """Return the grayscale image that `detect_cells` searches: see `search.search_image`."""
+    """Return the image (Y, X) that `detect_cells` searches, in which cells are bright blobs."""
     rgb = np.asarray(rgb)
     if rgb.dtype != np.uint8 or rgb.ndim not in (2, 3) or (rgb.ndim == 3 and rgb.shape[2] != 3):
         raise ValueError(
@@ -141,53 +185,38 @@ def searched(rgb: NDArray[np.uint8], settings: DetectionSettings) -> NDArray[np.
     # a line or a corner of an image holds no whole cell
     if min(rgb.shape[:2]) < 2 * settings.max_sigma:
         return np.zeros(rgb.shape[:2], np.float32)
-    return search_image(
-        rgb,
-        settings.search,
-        settings.polarity,
-        min_sigma=settings.min_sigma,
-        max_sigma=settings.max_sigma,
-        flatten=settings.flatten,
-        full_contrast=settings.full_contrast,
-    )
+    sizes = {"min_sigma": settings.min_sigma, "max_sigma": settings.max_sigma}
+    how = {"flatten": settings.flatten, "full_contrast": settings.full_contrast}
+    return search_image(rgb, settings.search, settings.polarity, **sizes, **how)
 
 
 def detect_in(image: NDArray[np.float32], settings: DetectionSettings) -> NDArray[np.float64]:
-    """Find cells in the image that `searched` returned.
-
-    DoG and DoH run at half the resolution where the smallest blob allows it, and take a
-    quarter of the time.
-    """
+    """Find cells in the image that `searched` returned."""
     if not image.any():
         return np.empty((0, 3))
     sigmas = settings.sigmas()
-    common = {"threshold": settings.threshold, "overlap": settings.overlap}
+    low, high, count = float(sigmas[0]), float(sigmas[-1]), len(sigmas)
+    options = {"threshold": settings.threshold, "overlap": settings.overlap}
+    # DoG and DoH run at half the resolution where the smallest blob allows it: four times faster
+    step = 2 if settings.method != "log" and low >= 4 else 1
+    shape = tuple(-(-length // step) for length in image.shape)
+    small = image if step == 1 else cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA)
     if settings.method == "log":
-        low, high = float(sigmas[0]), float(sigmas[-1])
-        found = blob_log(image, low, high, len(sigmas), log_scale=True, **common)
-    else:
-        step = 2 if sigmas[0] >= 4 else 1
-        shape = tuple(-(-length // step) for length in image.shape)
-        small = cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA)
-        found = _blobs_of_scikit_image(small, sigmas / step, settings.method, common)
-        found = found.astype(np.float64) * step + [(step - 1) / 2, (step - 1) / 2, 0]
-    found = found[found[:, 2] > settings.min_sigma * (1 - 1e-3)].astype(np.float64)
-    return found[[_roundness(image, *blob) >= settings.min_roundness for blob in found]]
-
-
-def _blobs_of_scikit_image(
-    image: NDArray[np.float32], sigmas: NDArray[np.float64], method: str, common: dict
-) -> NDArray[np.float64]:
-    if method == "dog":
+        found = blob_log(small, low, high, count, log_scale=True, **options)
+    elif settings.method == "dog":
         # a touch more range than the last sigma needs, lest rounding lose it
-        high, ratio = float(sigmas[-1]) * (1 + 1e-6), float(sigmas[1] / sigmas[0])
-        return feature.blob_dog(image, float(sigmas[0]), high, ratio, **common)
-    # a blob of DoH has a radius of sigma, the others of 1.41 sigma
-    low, high = (float(sigma) * math.sqrt(2) for sigma in sigmas[[0, -1]])
-    # its integral image takes sums below 0 for 0
-    image = image - image.min()
-    found = feature.blob_doh(image, low, high, len(sigmas), log_scale=True, **common)
-    return found / [1, 1, math.sqrt(2)]
+        limits = low / step, high / step * (1 + 1e-6)
+        found = feature.blob_dog(small, *limits, float(sigmas[1] / sigmas[0]), **options)
+    else:
+        # a blob of DoH has a radius of sigma, the others of 1.41 sigma
+        limits = low / step * math.sqrt(2), high / step * math.sqrt(2)
+        # its integral image takes sums below 0 for 0
+        small = small - small.min()
+        found = feature.blob_doh(small, *limits, count, log_scale=True, **options)
+        found = found / [1, 1, math.sqrt(2)]
+    found = found.astype(np.float64) * step + [(step - 1) / 2, (step - 1) / 2, 0]
+    found = found[found[:, 2] > settings.min_sigma * (1 - 1e-3)]
+    return found[[_roundness(image, *blob) >= settings.min_roundness for blob in found]]
 
 
 def _roundness(image: NDArray[np.float32], y: float, x: float, sigma: float) -> float:

@@ -11,7 +11,6 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,46 +18,32 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from tqdm.auto import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from hsc_utils import manifest, provenance
 from hsc_utils.detection.blobs import DetectionSettings, detect_cells
 from hsc_utils.files import (
     atomic_path,
     from_root,
+    no_bar,
     read_rgb,
     reserved_array,
     shown_path,
     write_csv,
     write_rgb,
 )
-from hsc_utils.provenance import no_bar
 
 BORDERS = ("drop", "reflect")
+_ROOMS = ("detection.contrast", "detection.blobs", "detection.fast_log", "detection.cells")
 
 
 def cut_patches(
     rgb: NDArray[np.uint8], found: ArrayLike, side: int, border: str = "drop"
 ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    """Cut a square around each cell.
+    """Cut a square around each cell (y, x, sigma), whose pixel comes to lie at side // 2.
 
-    Parameters
-    ----------
-    rgb : ndarray of uint8, shape (Y, X, 3)
-        Image.
-    found : array_like, shape (N, 3)
-        y, x and sigma of each cell in px.
-    side : int
-        Side of a patch in px. The pixel nearest to the centre comes to lie at side // 2.
-    border : {"drop", "reflect"}
-        See `extract_cells`.
-
-    Returns
-    -------
-    found : ndarray, shape (M, 4)
-        y, x, sigma of the cells kept, and 1 where the centre of another cell lies in the
-        patch, also of one that was dropped.
-    patches : ndarray of uint8, shape (M, side, side, 3)
+    Returned with the patches are y, x, sigma of the cells kept, and 1 where the centre of
+    another cell lies in the patch, also of one that was dropped.
     """
     found = np.asarray(found, float).reshape(-1, 3)
     corners = np.rint(found[:, :2]).astype(int) - side // 2
@@ -80,7 +65,15 @@ def cut_patches(
 def suggest_side(sigmas: ArrayLike) -> int:
     """Return the patch side in px that holds 99 of 100 cells with a quarter to spare.
 
-    A cell's diameter is 2.83 sigma; the side is rounded up to a multiple of 8.
+    Parameters
+    ----------
+    sigmas : array_like, shape (N,)
+        Of the cells, px. A cell's diameter is 2.83 sigma.
+
+    Returns
+    -------
+    int
+        A multiple of 8.
     """
     diameter = 2 * math.sqrt(2) * float(np.quantile(np.asarray(sigmas), 0.99))
     return 8 * math.ceil(1.25 * diameter / 8)
@@ -131,12 +124,12 @@ def extract_cells(
     if side < 8:
         raise ValueError(f"side is {side} px, but a patch needs at least 8.")
     started = time.perf_counter()
-    images = manifest.read_images(prepared_dir)
     source, target = from_root(prepared_dir), from_root(cells_dir)
+    images = manifest.read_images(source)
     parameters = {"detection": asdict(settings), "side": side, "border": border}
-    key = fingerprint(images, source, parameters)
+    key = fingerprint(images, source, parameters, _ROOMS)
     if is_finished(target, key):
-        return manifest.read_cells(target)
+        return manifest.read_cells(target, source)
     # patches of single images, until all are done; of other settings they are of no use
     pieces = target / f".pieces-{key[:12]}"
     for outdated in target.glob(".pieces-*"):
@@ -144,81 +137,89 @@ def extract_cells(
             shutil.rmtree(outdated)
     pieces.mkdir(parents=True, exist_ok=True)
 
-    def piece(image: object) -> NDArray[np.float64]:
-        path = pieces / f"{image.image_id}.npz"
+    def piece(image_id: str, image_path: str) -> NDArray[np.float64]:
+        path = pieces / f"{image_id}.npz"
         if not path.exists():
-            rgb = read_rgb(source / image.path)
+            rgb = read_rgb(source / image_path)
             found, patches = cut_patches(rgb, detect_cells(rgb, settings), side, border)
             with atomic_path(path) as temporary, temporary.open("wb") as stream:
                 np.savez(stream, found=found, patches=patches)
         with np.load(path) as stored:
             return stored["found"]
 
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        rows = list(images.itertuples())
-        found = list(
-            tqdm(
-                pool.map(piece, rows), total=len(rows), desc="cells", leave=False, disable=no_bar()
-            )
-        )
+    bar = {"desc": "cells", "leave": False, "disable": no_bar()}
+    workers = workers or os.cpu_count()
+    found = thread_map(piece, images["image_id"], images["path"], max_workers=workers, **bar)
     if not sum(map(len, found)):
         raise ValueError(
             f"No cell was found in any of the {len(images)} images of {shown_path(source)}. "
             "Lower threshold, or check min_sigma and max_sigma against the cells' size."
         )
-    cells = _table(images, found, side)
+    cells = _table(images, found)
     # until all files fit together again, they are no finished result
     (target / "provenance.json").unlink(missing_ok=True)
-    settings.write(target / "detection.json")
-    _write_patches(target / "patches.npy", cells, side, pieces)
-    close_cells(target, cells, parameters, key, started, [source / "images.csv"])
-    shutil.rmtree(pieces)
-    return cells
-
-
-def export_png(cells_dir: str | Path, export_dir: str | Path) -> Path:
-    """Write each patch as ``<split>/<class>/<cell_id>.png``, the tree the paper releases."""
-    cells = manifest.read_cells(cells_dir)
-    patches = np.load(from_root(cells_dir) / "patches.npy", mmap_mode="r")
-    target = from_root(export_dir)
-    for cell in tqdm(cells.to_dict("records"), desc="PNG", leave=False, disable=no_bar()):
-        path = target / cell["split"] / cell["class"] / f"{cell['cell_id']}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_rgb(path, patches[cell["row"]])
-    return target
-
-
-def _table(images: pd.DataFrame, found: Sequence[NDArray], side: int) -> pd.DataFrame:
-    counts = [len(one) for one in found]
-    cells = images.loc[images.index.repeat(counts), ["image_id", "class", "split", "simulated"]]
-    number = np.concatenate([np.arange(count) for count in counts])
-    y, x, sigma, touches = np.concatenate(found).T
-    cells = cells.assign(
-        cell_id=[f"{i}__{k:04d}" for i, k in zip(cells["image_id"], number, strict=True)],
-        y=y.round(2), x=x.round(2), sigma=sigma.round(3), touches=touches.astype(bool),
-        row=np.arange(len(cells)),
-    )  # fmt: skip
-    of_image = images.set_index("image_id")["split"]
-    assert (cells["split"] == of_image.loc[cells["image_id"]].to_numpy()).all()
-    return cells[list(manifest.CELL_COLUMNS)].reset_index(drop=True)
-
-
-def _write_patches(path: Path, cells: pd.DataFrame, side: int, pieces: Path) -> None:
-    with atomic_path(path) as temporary:
+    chosen = target / "detection.json"
+    if not chosen.exists() or DetectionSettings.read(chosen) != settings:
+        settings.write(chosen, "hand")
+    with atomic_path(target / "patches.npy") as temporary:
         patches = reserved_array(temporary, (len(cells), side, side, 3))
         for image_id, rows in cells.groupby("image_id", sort=False)["row"]:
             with np.load(pieces / f"{image_id}.npz") as stored:
                 patches[rows.iloc[0] : rows.iloc[-1] + 1] = stored["patches"]
         patches.flush()
+    inputs = [source / "images.csv"]
+    close_cells(target, cells, source, started, parameters=parameters, key=key, inputs=inputs)
+    shutil.rmtree(pieces)
+    return cells
 
 
-def fingerprint(images: pd.DataFrame, folder: Path, parameters: dict) -> str:
-    """Identify a result by all that decides it: settings, the table, and the image files."""
+def export_png(cells_dir: str | Path) -> Path:
+    """Write each patch as ``png/<split>/<class>/<cell_id>.png``, the tree the paper releases.
+
+    Parameters
+    ----------
+    cells_dir : path
+        Folder that `extract_cells` wrote.
+
+    Returns
+    -------
+    Path
+        The tree, within that folder.
+    """
+    folder = from_root(cells_dir)
+    cells = manifest.read_cells(folder)
+    patches = np.load(folder / "patches.npy", mmap_mode="r")
+
+    def write(cell: dict) -> None:
+        path = folder / "png" / cell["split"] / cell["class"] / f"{cell['cell_id']}.png"
+        write_rgb(path, patches[cell["row"]])
+
+    thread_map(write, cells.to_dict("records"), desc="PNG", leave=False, disable=no_bar())
+    return folder / "png"
+
+
+def _table(images: pd.DataFrame, found: Sequence[NDArray[np.float64]]) -> pd.DataFrame:
+    """Return ``cells.csv`` of the cells found in each image, numbered by image."""
+    counts = [len(of_image) for of_image in found]
+    cells = images.loc[images.index.repeat(counts), ["image_id", "class", "split", "simulated"]]
+    numbers = np.concatenate([np.arange(count) for count in counts])
+    ids = [f"{name}__{k:04d}" for name, k in zip(cells["image_id"], numbers, strict=True)]
+    y, x, sigma, touches = np.concatenate(found).T
+    cells = cells.assign(cell_id=ids, y=y.round(2), x=x.round(2), sigma=sigma.round(3))
+    cells = cells.assign(touches=touches.astype(bool), row=np.arange(len(cells)))
+    of_image = images.set_index("image_id")["split"]
+    assert (cells["split"] == of_image.loc[cells["image_id"]].to_numpy()).all()
+    return cells[list(manifest.CELL_COLUMNS)].reset_index(drop=True)
+
+
+def fingerprint(images: pd.DataFrame, folder: Path, parameters: dict, rooms: Sequence[str]) -> str:
+    """Identify a result by what decides it: settings, the table, the files, and the code."""
     files = [(folder / path).stat() for path in images["path"]]
     content = [
         parameters,
         images[["image_id", "class", "split"]].to_numpy().tolist(),
         [(file.st_size, file.st_mtime_ns) for file in files],
+        provenance.code_digest(*rooms),
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -230,24 +231,10 @@ def is_finished(target: Path, key: str) -> bool:
 
 
 def close_cells(
-    target: Path,
-    cells: pd.DataFrame,
-    parameters: dict,
-    key: str,
-    started: float,
-    inputs: Sequence[Path] = (),
-    **record: object,
+    target: Path, cells: pd.DataFrame, prepared: Path | None, started: float, **record: object
 ) -> None:
     """Write ``cells.csv``, check it, and close the folder with its provenance."""
     write_csv(target / "cells.csv", cells)
-    manifest.read_cells(target)
-    provenance.write_provenance(
-        target,
-        parameters=parameters,
-        inputs=inputs,
-        seconds=time.perf_counter() - started,
-        simulated=bool(cells["simulated"].any()),
-        key=key,
-        cells=len(cells),
-        **record,
-    )
+    manifest.read_cells(target, prepared)
+    record |= {"simulated": bool(cells["simulated"].any()), "cells": len(cells)}
+    provenance.write_provenance(target, seconds=time.perf_counter() - started, **record)

@@ -21,40 +21,14 @@ _FINEST_NOISE = 0.5 / 255  # noise cannot be measured below the rounding to 8 bi
 
 def search_image(
     rgb: NDArray[np.uint8],
-    search: str = "contrast",
-    polarity: str = "both",
-    *,
+    search: str,
+    polarity: str,
     min_sigma: float,
     max_sigma: float,
-    flatten: bool = True,
-    full_contrast: float = 8,
+    flatten: bool,
+    full_contrast: float,
 ) -> NDArray[np.float32]:
-    """Turn an RGB image into the grayscale image in which cells are bright blobs.
-
-    Parameters
-    ----------
-    rgb : ndarray of uint8, shape (Y, X, 3) or (Y, X)
-        Image of `prepare`; a slice an acquisition does not have is 0 throughout.
-    search : {"contrast", "mean", "slice0", "slice1", "slice2"}
-        ``contrast``: the largest local contrast of any slice. ``mean``: the mean of the
-        slices. ``slice0``…: one slice.
-    polarity : {"both", "bright", "dark"}
-        Whether to look for what is brighter than the background, darker, or either.
-    min_sigma, max_sigma : float
-        Sigma of the smallest and the largest cell in px: contrast is averaged over a
-        fraction of the smallest, background varies over many times the largest.
-    flatten : bool
-        Whether to subtract the background, a running median. Medians keep edges, so the
-        shadow of a chamber wall is removed rather than outlined.
-    full_contrast : float
-        Contrast, in multiples of the background's noise, that counts as 1; stronger
-        contrast counts no more, so that a brilliant cell is not found in pieces.
-
-    Returns
-    -------
-    ndarray of float32, shape (Y, X)
-        In [0, 1] for ``contrast`` and ``both``, otherwise in [-1, 1].
-    """
+    """Turn an image into one in which cells are bright blobs; see `blobs.DetectionSettings`."""
     slices = cv2.split(rgb)
     used = [k for k, plane in enumerate(slices) if plane.min() < plane.max()]
     if not used:
@@ -65,9 +39,8 @@ def search_image(
     if blank[view].shape != blank.shape:
         found = np.zeros(blank.shape, np.float32)
         found[view] = search_image(
-            rgb[view], search, polarity, min_sigma=min_sigma, max_sigma=max_sigma,
-            flatten=flatten, full_contrast=full_contrast,
-        )  # fmt: skip
+            rgb[view], search, polarity, min_sigma, max_sigma, flatten, full_contrast
+        )
         return found
     if search.startswith("slice"):
         used = [min(int(search.removeprefix("slice")), len(slices) - 1)]

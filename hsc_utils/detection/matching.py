@@ -38,8 +38,9 @@ def match_detections(
     dict
         ``precision``, ``recall``, ``f1`` in [0, 1] (NaN where there is nothing to divide
         by); ``found``, ``true``, ``matched`` counts; ``error``, the mean distance of a pair
-        in px; ``split``, detections left over that lie within the distance of a true
-        centre another one was paired with; ``merged``, true centres left over likewise.
+        in px; ``found_twice``, detections left over that lie within the distance of a
+        true centre another one was paired with; ``found_as_one``, true centres left over
+        likewise.
     """
     found, truth = (
         np.asarray(points, float) if len(points) else np.empty((0, 3)) for points in (found, truth)
@@ -64,20 +65,17 @@ def match_detections(
         "true": len(truth),
         "matched": matched,
         "error": float(apart[rows, columns].mean()) if matched else math.nan,
-        "split": int(np.delete(near, rows, axis=0).any(axis=1).sum()),
-        "merged": int(np.delete(near, columns, axis=1).any(axis=0).sum()),
+        "found_twice": int(np.delete(near, rows, axis=0).any(axis=1).sum()),
+        "found_as_one": int(np.delete(near, columns, axis=1).any(axis=0).sum()),
     }
 
 
-def agreement(found: ArrayLike, reference: ArrayLike, scale_step: float) -> float:
-    """Return the F1 of two detectors of the same blobs: within 2 px and one step of sigma.
-
-    Two empty detections agree: 1.
-    """
-    if not len(found) and not len(reference):
+def agreement(found: ArrayLike, other: ArrayLike, scale_step: float) -> float:
+    """Return the F1 of two detections of the same blobs, within 2 px and one step of sigma."""
+    if not len(found) and not len(other):
         return 1.0
     # a hair more, for sigmas that differ by rounding
-    return match_detections(found, reference, 2, max_sigma_difference=scale_step + 1e-6)["f1"]
+    return match_detections(found, other, 2, max_sigma_difference=scale_step + 1e-6)["f1"]
 
 
 # By their lower case. Ours and most tables; Fiji; napari (axis-0, axis-1); QuPath in pixels.
@@ -117,11 +115,11 @@ def read_truth(path: str | Path, images: pd.DataFrame) -> pd.DataFrame:
             raise FileNotFoundError(f"{shown_path(path)} holds no <image_id>.csv of these images.")
         tables = [_points(pd.read_csv(f), f).assign(image_id=i) for i, f in files.items()]
         points = pd.concat(tables, ignore_index=True)
+    elif not path.exists():
+        raise FileNotFoundError(
+            f"{shown_path(path)} is missing. Give a CSV of true centres, or None."
+        )
     else:
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{shown_path(path)} is missing. Give a CSV of true centres, or None."
-            )
         table = pd.read_csv(path)
         named = table[_column(table, _IMAGE_NAMES, "the image", path)].astype(str)
         points = _points(table, path).assign(image_id=named.map(_names(images)))
@@ -130,21 +128,19 @@ def read_truth(path: str | Path, images: pd.DataFrame) -> pd.DataFrame:
                 f"{shown_path(path)} names {named.iloc[0]!r} and others, but none of the images."
             )
     points = points.dropna().merge(images[["image_id", "height", "width"]])
-    inside = points["y"].between(0, points["height"] - 1) & points["x"].between(
-        0, points["width"] - 1
-    )
-    return points.loc[inside, ["image_id", "y", "x"]].reset_index(drop=True)
+    lies_inside = points["y"].between(0, points["height"] - 1)
+    lies_inside &= points["x"].between(0, points["width"] - 1)
+    return points.loc[lies_inside, ["image_id", "y", "x"]].reset_index(drop=True)
 
 
 def _names(images: pd.DataFrame) -> dict[str, str]:
     """Map each name an image may go by to its image_id; ambiguous file names are left out."""
     names = {}
     for column in ("source", "path"):
-        if column in images:
-            short = images[column].map(lambda name: Path(name).name)
-            unique = ~short.duplicated(keep=False)
-            names |= dict(zip(short[unique], images["image_id"][unique], strict=True))
-            names |= dict(zip(images[column], images["image_id"], strict=True))
+        short = images[column].map(lambda name: Path(name).name)
+        unique = ~short.duplicated(keep=False)
+        names |= dict(zip(short[unique], images["image_id"][unique], strict=True))
+        names |= dict(zip(images[column], images["image_id"], strict=True))
     return names | {image_id: image_id for image_id in images["image_id"]}
 
 

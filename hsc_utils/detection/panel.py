@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from hsc_utils import drawing
 from hsc_utils.detection import blobs, figures
 
 _SHOWN = 512  # px; a larger field of view is shown by its middle, to be redrawn at once
@@ -41,7 +42,7 @@ def detection_panel(
     height, width = rgb.shape[:2]
     top, left = max(0, height - _SHOWN) // 2, max(0, width - _SHOWN) // 2
     field = rgb[top : top + _SHOWN, left : left + _SHOWN]
-    shown = figures.stretched(field)
+    shown = drawing.stretched(field)
     controls = {
         "method": widgets.Dropdown(options=blobs.METHODS, value=settings.method),
         "min_sigma": widgets.FloatSlider(settings.min_sigma, min=1, max=40, step=0.25),
@@ -72,7 +73,7 @@ def detection_panel(
 
     def write(_button: object) -> None:
         try:
-            chosen().write(path)
+            chosen().write(path, "hand")
         except ValueError as error:
             message.value = f"Not written: {error}"
             return

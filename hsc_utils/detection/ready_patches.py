@@ -5,52 +5,28 @@ This is where released patches enter the flow: cells that somebody else has cut 
 
 import re
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
+from tqdm.contrib.concurrent import thread_map
 
-from hsc_utils import files, manifest
+from hsc_utils import files, manifest, preparation
 from hsc_utils.detection.cells import close_cells, fingerprint, is_finished
-from hsc_utils.files import from_root, read_rgb, shown_path
-from hsc_utils.preparation import duplicates
-from hsc_utils.preparation.sources import list_sources, split_and_class
-from hsc_utils.provenance import no_bar
+from hsc_utils.files import from_root, no_bar, read_rgb, shown_path
 
-
-def squared(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Mirror an image to a square around its middle, and resize it to a side in px."""
-    height, width = rgb.shape[:2]
-    longest = max(height, width)
-    top, left = (longest - height) // 2, (longest - width) // 2
-    square = cv2.copyMakeBorder(
-        rgb, top, longest - height - top, left, longest - width - left, cv2.BORDER_REFLECT
-    )
-    shrinking = longest > side
-    return cv2.resize(
-        square, (side, side), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-    )
-
-
-# As `cells.export_png` names patches: <image_id>__<number of the cell>.
-IMAGE_OF_PATCH = r"(.+)__\d+"
+_ROOMS = ("detection.ready_patches", "manifest")
 
 
 def import_patches(
     patches_dir: str | Path,
     cells_dir: str | Path,
     side: int = 64,
-    image_of_patch: str = IMAGE_OF_PATCH,
-    *,
-    fractions: Sequence[float] = (0.6, 0.2, 0.2),
-    seed: int = 0,
-    class_names: Sequence[str] = (),
+    image_of_patch: str = r"(.+)__\d+",
     small_classes: str = "error",
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Take ready images of single cells instead of finding cells in images.
 
@@ -60,19 +36,18 @@ def import_patches(
         ``<class>/**/*.png`` (or tif): one cell an image, of any size. A tree of the form
         ``<split>/<class>/…`` keeps its split.
     cells_dir : path
-        Folder written, as by `cells.extract_cells`, but without ``detection.json``; files
-        that cannot be used are listed in its ``rejected.csv``.
+        Folder written, as by `extract_cells`, but without ``detection.json``; files that
+        cannot be used are listed in its ``rejected.csv``.
     side : int
         Side in px to which every image is resized; sides that differ are padded to a
         square by mirroring first, so that shapes are kept.
     image_of_patch : str
         Regular expression whose first group is, in a file's name without suffix, the name
         of the image that the cell was cut from. Cells of one image share a subset. A patch
-        whose name it does not match counts as an image of its own.
-    fractions, seed, small_classes
+        whose name it does not match counts as an image of its own. The default reads the
+        names that `export_png` gives.
+    small_classes, seed
         As for `manifest.split_images`.
-    class_names : sequence of str
-        Classes to use; empty for every folder.
 
     Returns
     -------
@@ -84,78 +59,82 @@ def import_patches(
     FileNotFoundError
         If there is no such folder, or no image in it.
     ValueError
-        If the same patch lies under two classes or in two given subsets, patches of one
-        image lie in two given subsets, a class is too small to be split, or all files are
-        refused.
+        If the study has prepared images of its own, the same patch lies under two classes
+        or in two given subsets, patches of one image lie in two given subsets, a class is
+        too small to be split, or all files are refused.
     """
     started = time.perf_counter()
     source, target = from_root(patches_dir), from_root(cells_dir)
-    listed = list_sources(patches_dir, class_names)
-    parameters = {
-        **{"patches_dir": shown_path(patches_dir), "side": side, "seed": seed},
-        **{"fractions": list(fractions), "class_names": list(class_names)},
-        **{"image_of_patch": image_of_patch, "small_classes": small_classes},
-    }
+    if (target.parent / "prepared" / "images.csv").exists():
+        raise ValueError(
+            f"{shown_path(target.parent)} holds prepared images, whose cells the ready ones are "
+            "not. Give ready cells a study of their own."
+        )
+    listed = preparation.list_sources(source)
+    parameters = {"patches_dir": shown_path(source), "side": side, "seed": seed}
+    parameters |= {"image_of_patch": image_of_patch, "small_classes": small_classes}
     usable = listed[listed["reason"] == ""]
-    key = fingerprint(usable.rename(columns={"source": "path"}), source, parameters)
+    key = fingerprint(usable.rename(columns={"source": "path"}), source, parameters, _ROOMS)
     if is_finished(target, key):
         return manifest.read_cells(target)
     target.mkdir(parents=True, exist_ok=True)
     with files.atomic_path(target / "patches.npy") as temporary:
         patches = files.reserved_array(temporary, (len(usable), side, side, 3))
-        usable = usable.assign(**_read_into(patches, usable["source"], source))
+        ends = _read_into(patches, usable["source"], source)
         patches.flush()
-        cells, rejected = _table(usable, image_of_patch, fractions, seed, small_classes)
-    rejected = pd.concat([listed.loc[listed["reason"] != "", ["source", "reason"]], rejected])
-    files.write_csv(target / "rejected.csv", rejected.sort_values("source"))
+        usable = usable.assign(sha256=[sha for sha, _ in ends], reason=[why for _, why in ends])
+        refused = pd.concat([listed, usable])[["source", "reason"]].query("reason != ''")
+        if len(refused) == len(listed):
+            raise ValueError(
+                f"All {len(listed)} patches were refused. The first: {refused['reason'].iloc[0]}"
+            )
+        cells, copies = _table(usable, image_of_patch, seed, small_classes)
+    rejected = pd.concat([refused, copies]).sort_values("source")
+    files.write_csv(target / "rejected.csv", rejected)
     own = int((cells["image_id"] == cells["cell_id"]).sum())
-    fallbacks = [f"{own} patches count as images of their own: their names tell no image"] * bool(
-        own
-    )
-    close_cells(target, cells, parameters, key, started, fallbacks=fallbacks)
+    said = f"{own} patches count as images of their own: their names tell no image"
+    record = {"fallbacks": [said] * bool(own), "dataset": f"ready cells in {shown_path(source)}"}
+    close_cells(target, cells, None, started, parameters=parameters, key=key, **record)
     print(
         f"{len(listed)} files: {len(cells)} cells of {cells['image_id'].nunique()} images in "
         f"{cells['class'].nunique()} classes, {len(rejected)} refused.",
-        *fallbacks,
+        *record["fallbacks"],
     )
     return cells
 
 
-def _read_into(patches: np.ndarray, sources: pd.Series, folder: Path) -> dict[str, list[str]]:
+def _read_into(patches: NDArray, sources: pd.Series, folder: Path) -> list[tuple[str, str]]:
     """Fill the array row by row; return hash and reason (if it cannot be used) of each file."""
 
     def read(row: int, name: str) -> tuple[str, str]:
         try:
-            patches[row] = squared(read_rgb(folder / name), patches.shape[1])
+            patches[row] = _squared(read_rgb(folder / name), patches.shape[1])
         except ValueError as error:
             return "", str(error)
         return files.file_sha256(folder / name), ""
 
-    with ThreadPoolExecutor() as pool:
-        done = pool.map(read, range(len(sources)), sources)
-        ends = list(tqdm(done, "cells", len(sources), leave=False, disable=no_bar()))
-    return {"sha256": [end[0] for end in ends], "reason": [end[1] for end in ends]}
+    bar = {"desc": "cells", "leave": False, "disable": no_bar()}
+    return thread_map(read, range(len(sources)), sources, **bar)
+
+
+def _squared(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Mirror an image to a square around its middle, and resize it to a side in px."""
+    height, width = rgb.shape[:2]
+    longest = max(height, width)
+    top, left = (longest - height) // 2, (longest - width) // 2
+    margins = top, longest - height - top, left, longest - width - left
+    square = cv2.copyMakeBorder(rgb, *margins, cv2.BORDER_REFLECT)
+    how = cv2.INTER_AREA if longest > side else cv2.INTER_LINEAR
+    return cv2.resize(square, (side, side), interpolation=how)
 
 
 def _table(
-    usable: pd.DataFrame,
-    image_of_patch: str,
-    fractions: Sequence[float],
-    seed: int,
-    small_classes: str,
+    usable: pd.DataFrame, image_of_patch: str, seed: int, small_classes: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return ``cells.csv`` and the refused files."""
+    """Return ``cells.csv``, and the copies that are left out of it."""
     usable = usable.assign(row=np.arange(len(usable)))
     read = usable[usable["reason"] == ""]
-    if read.empty:
-        raise ValueError(
-            f"All {len(usable)} patches were refused. The first: {usable['reason'].iloc[0]}"
-        )
-    copies = duplicates.copies(read)
-    rejected = pd.concat(
-        [usable.loc[usable["reason"] != "", ["source", "reason"]],
-         duplicates.refused_copies(read, copies)]
-    )  # fmt: skip
+    copies = preparation.copies(read)
     cells = read[copies == ""].rename(columns={"image_id": "cell_id"})
     names = cells["source"].map(lambda source: _image_name(source, image_of_patch))
     cells = cells.assign(image_id=names.where(names != "", cells["cell_id"]), simulated=False)
@@ -169,10 +148,11 @@ def _table(
             "together, or correct image_of_patch if these are different images."
         )
     if not cells["split"].all():
-        images = manifest.split_images(images, fractions, seed, small_classes=small_classes)
+        images = manifest.split_images(images, seed=seed, small_classes=small_classes)
         cells["split"] = cells["image_id"].map(images.set_index("image_id")["split"])
     cells = cells.assign(y=np.nan, x=np.nan, sigma=np.nan, touches=False)
-    return cells[list(manifest.CELL_COLUMNS)].reset_index(drop=True), rejected
+    cells = cells[list(manifest.CELL_COLUMNS)].reset_index(drop=True)
+    return cells, preparation.refused_copies(read, copies)
 
 
 def _image_name(source: str, image_of_patch: str) -> str:
@@ -181,5 +161,5 @@ def _image_name(source: str, image_of_patch: str) -> str:
     found = re.fullmatch(image_of_patch, path.stem)
     if not found:
         return ""
-    _, class_folder = split_and_class(path.parent.parts)
+    _, class_folder = preparation.split_and_class(path.parent.parts)
     return f"{class_folder}__{found[1]}"

@@ -9,19 +9,17 @@ import itertools
 import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from hsc_utils.detection.blobs import DetectionSettings, detect_in, searched
 from hsc_utils.detection.matching import match_detections
-from hsc_utils.files import from_root, read_rgb
-from hsc_utils.provenance import no_bar
+from hsc_utils.files import from_root, no_bar, read_rgb
 
 GRID = ("method", "min_sigma", "max_sigma", "threshold")
 
@@ -35,10 +33,10 @@ class Trials:
     settings : list of DetectionSettings
         The grid.
     found : dict
-        By index of the setting and image_id: y, x, sigma of the cells.
+        By number of the setting and image_id: y, x, sigma of the cells in px.
     table : DataFrame
-        One row a setting and image: the setting's number and values, ``image_id``,
-        ``class``, ``cells``, ``seconds``.
+        One row a setting and image: ``setting``, its values (`GRID`), ``image_id``,
+        ``cells``, ``seconds``, ``at_ends`` (share of cells of the smallest or largest size).
     """
 
     settings: list[DetectionSettings]
@@ -53,6 +51,15 @@ def make_grid(
     base: DetectionSettings,
 ) -> list[DetectionSettings]:
     """Combine every size range with every threshold of each method.
+
+    Parameters
+    ----------
+    thresholds : mapping of str to sequence of float
+        Smallest responses tried, by method; equally many for each.
+    min_sigmas, max_sigmas : sequence of float
+        Sizes tried, px.
+    base : DetectionSettings
+        Everything else.
 
     Raises
     ------
@@ -75,12 +82,11 @@ def make_grid(
 def run_trials(
     images: pd.DataFrame, prepared_dir: str | Path, settings: Sequence[DetectionSettings]
 ) -> Trials:
-    """Detect cells in every image with every setting."""
+    """Detect the cells of ``images.csv``'s rows given with every setting; see `Trials`."""
     folder = from_root(prepared_dir)
-    rows, found = [], {}
 
-    def of_image(image: object) -> list[tuple[NDArray[np.float64], float]]:
-        rgb = read_rgb(folder / image.path)
+    def detect(path: str) -> list[tuple[NDArray[np.float64], float]]:
+        rgb = read_rgb(folder / path)
         images_searched, results = {}, []
         for setting in settings:
             key = replace(setting, method="log", threshold=1)
@@ -91,29 +97,19 @@ def run_trials(
             results.append((cells, time.perf_counter() - started))
         return results
 
-    listed = list(images.rename(columns={"class": "label"}).itertuples())
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(
-            tqdm(pool.map(of_image, listed), "tuning", len(listed), disable=no_bar(), leave=False)
-        )
-    for image, of_settings in zip(listed, results, strict=True):
-        for number, (cells, seconds) in enumerate(of_settings):
-            found[number, image.image_id] = cells
-            values = [getattr(settings[number], name) for name in GRID]
-            rows.append(
-                (number, *values, image.image_id, image.label, len(cells), seconds,
-                 _share_at_ends(cells, settings[number]))
-            )  # fmt: skip
-    columns = ["setting", *GRID, "image_id", "class", "cells", "seconds", "at_ends"]
+    bar = {"desc": "tuning", "leave": False, "disable": no_bar()}
+    done = thread_map(detect, images["path"], max_workers=os.cpu_count(), **bar)
+    rows, found = [], {}
+    for image_id, results in zip(images["image_id"], done, strict=True):
+        for number, (setting, (cells, seconds)) in enumerate(zip(settings, results, strict=True)):
+            found[number, image_id] = cells
+            sizes = setting.sigmas()[1:]
+            nearest = np.abs(cells[:, 2, None] - sizes).argmin(axis=1)
+            at_ends = np.isin(nearest, [0, len(sizes) - 1]).mean() if len(cells) else 0.0
+            values = [getattr(setting, name) for name in GRID]
+            rows.append([number, *values, image_id, len(cells), seconds, at_ends])
+    columns = ["setting", *GRID, "image_id", "cells", "seconds", "at_ends"]
     return Trials(list(settings), found, pd.DataFrame(rows, columns=columns))
-
-
-def _share_at_ends(cells: NDArray[np.float64], settings: DetectionSettings) -> float:
-    sigmas = settings.sigmas()[1:]
-    if not len(cells):
-        return 0.0
-    nearest = np.abs(cells[:, 2, None] - sigmas).argmin(axis=1)
-    return float(np.isin(nearest, [0, len(sigmas) - 1]).mean())
 
 
 def score_trials(trials: Trials, truth: pd.DataFrame | None, max_distance: float) -> pd.DataFrame:
@@ -124,7 +120,7 @@ def score_trials(trials: Trials, truth: pd.DataFrame | None, max_distance: float
     trials : Trials
         From `run_trials`.
     truth : DataFrame or None
-        ``image_id``, ``y`` and ``x`` of true centres (`truth.read_truth`), if there are any.
+        ``image_id``, ``y`` and ``x`` of true centres (`read_truth`), if there are any.
     max_distance : float
         Largest distance in px at which two centres count as the same cell.
 
@@ -132,118 +128,89 @@ def score_trials(trials: Trials, truth: pd.DataFrame | None, max_distance: float
     -------
     DataFrame
         One row a setting (index), best first within each method: its values;
-        ``cells`` an image; ``seconds`` an image; ``stability``, the mean F1 against the
-        settings one step away; ``agreement``, against the setting of each other method
-        that agrees best; ``at_ends``, the share of cells of the smallest or largest size;
-        with truth also ``precision``, ``recall``, ``f1``, ``error`` (px), ``split`` and
-        ``merged``, over all images together; and ``rank_by``, the value ranked by.
+        ``cells`` an image; ``seconds`` an image; ``at_ends``, the share of cells of the
+        smallest or largest size; ``stability``, the mean F1 against the settings one step
+        away; ``agreement``, against the setting of each other method that agrees best;
+        with truth also ``precision``, ``recall``, ``f1``, ``error`` (px), ``found_twice``
+        and ``found_as_one``, over all images together; and ``rank_by``, the value ranked by.
     """
     grouped = trials.table.groupby("setting")
-    scores = grouped[[*GRID]].first().assign(
-        cells=grouped["cells"].mean(), seconds=grouped["seconds"].mean(),
-        at_ends=grouped["at_ends"].mean(),
-    )  # fmt: skip
-    agreements = _agreements(trials, max_distance)
-    steps = np.array([[_steps(a, b, scores) for b in scores.index] for a in scores.index])
+    scores = grouped[[*GRID]].first().join(grouped[["cells", "seconds", "at_ends"]].mean())
+    by_number = dict(enumerate(scores.index))
+    agreements = agreement_between(trials, by_number, max_distance).fillna(0).to_numpy()
     methods = scores["method"].to_numpy()
+    # places of the settings in the grid, along each of its axes
+    places = scores.groupby("method")[[*GRID[1:]]].rank("dense").to_numpy()
+    one_step = np.abs(places[:, None] - places).sum(axis=2) == 1
+    one_step &= methods[:, None] == methods
     scores["stability"] = [
-        agreements[number, steps[number] == 1].mean() if (steps[number] == 1).any() else np.nan
-        for number in scores.index
+        row[near].mean() if near.any() else np.nan
+        for row, near in zip(agreements, one_step, strict=True)
     ]
+    others = {m: [other for other in np.unique(methods) if other != m] for m in methods}
     scores["agreement"] = [
-        np.mean([agreements[k, methods == m].max() for m in np.unique(methods) if m != methods[k]])
-        if len(np.unique(methods)) > 1
-        else np.nan
-        for k in scores.index
+        np.mean([row[methods == other].max() for other in others[m]]) if others[m] else np.nan
+        for row, m in zip(agreements, methods, strict=True)
     ]
     if truth is None:
         scores["rank_by"] = scores[["stability", "agreement"]].mean(axis=1) - scores["at_ends"]
     else:
-        scores = scores.join(pd.DataFrame(_against(trials, truth, max_distance)).T)
+        image_ids = trials.table["image_id"].unique()
+        centres = {i: truth.loc[truth["image_id"] == i, ["y", "x"]].to_numpy() for i in image_ids}
+        pooled = [
+            _pooled([(trials.found[number, i], centres[i]) for i in image_ids], max_distance)
+            for number in scores.index
+        ]
+        scores = scores.join(pd.DataFrame(pooled, index=scores.index))
         scores["rank_by"] = scores["f1"]
-    order = {method: place for place, method in enumerate(dict.fromkeys(scores["method"]))}
+    order = {method: place for place, method in enumerate(dict.fromkeys(methods))}
     ranked = scores.sort_values("rank_by", ascending=False, kind="stable")
     return ranked.sort_values("method", key=lambda column: column.map(order), kind="stable")
 
 
-def _steps(first: int, second: int, scores: pd.DataFrame) -> int:
-    """Return how many steps in the grid lie between two settings; -1 for other methods."""
-    a, b = scores.loc[first], scores.loc[second]
-    if a["method"] != b["method"]:
-        return -1
-    same = scores[scores["method"] == a["method"]]
-    total = 0
-    for name in GRID[1:]:
-        values = sorted(same[name].unique())
-        total += abs(values.index(a[name]) - values.index(b[name]))
-    return total
+def best_of_each(scores: pd.DataFrame) -> dict[str, int]:
+    """Return the number of the best setting of each method, in the order of the grid."""
+    best = scores.groupby("method", sort=False).head(1)
+    return dict(zip(best["method"], best.index.tolist(), strict=True))
 
 
-def _agreements(trials: Trials, max_distance: float) -> NDArray[np.float64]:
-    """Return the F1 between what each two settings found, over all images together."""
-    count = len(trials.settings)
+def agreement_between(
+    trials: Trials, numbers: Mapping[object, int], max_distance: float
+) -> pd.DataFrame:
+    """Return the F1 between what each two settings found, over all images together.
+
+    Parameters
+    ----------
+    trials : Trials
+        From `run_trials`.
+    numbers : mapping of name to int
+        The settings to compare, such as `best_of_each`.
+    max_distance : float
+        Largest distance in px at which two centres count as the same cell.
+
+    Returns
+    -------
+    DataFrame
+        Rows and columns by name; NaN where neither found anything.
+    """
     image_ids = trials.table["image_id"].unique()
-    agreements = np.eye(count)
-    for a, b in itertools.combinations(range(count), 2):
-        pairs = [
-            match_detections(trials.found[a, i], trials.found[b, i], max_distance)
-            for i in image_ids
-        ]
-        agreements[a, b] = agreements[b, a] = _pooled(pairs)["f1"]
-    return np.nan_to_num(agreements)
+    table = pd.DataFrame(1.0, index=list(numbers), columns=list(numbers))
+    for (one, a), (other, b) in itertools.combinations(numbers.items(), 2):
+        pairs = [(trials.found[a, i], trials.found[b, i]) for i in image_ids]
+        table.loc[one, other] = table.loc[other, one] = _pooled(pairs, max_distance)["f1"]
+    return table
 
 
-def _against(
-    trials: Trials, truth: pd.DataFrame, max_distance: float
-) -> dict[int, dict[str, float]]:
-    centres = {name: points[["y", "x"]].to_numpy() for name, points in truth.groupby("image_id")}
-    empty = np.empty((0, 2))
-    image_ids = trials.table["image_id"].unique()
-    return {
-        number: _pooled(
-            [
-                match_detections(trials.found[number, i], centres.get(i, empty), max_distance)
-                for i in image_ids
-            ]
-        )
-        for number in range(len(trials.settings))
-    }
-
-
-def _pooled(matches: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Score several images as if they were one."""
-    table = pd.DataFrame(matches)
-    total = table[["found", "true", "matched", "split", "merged"]].sum()
+def _pooled(pairs: Sequence[tuple[NDArray, NDArray]], max_distance: float) -> dict[str, float]:
+    """Score what was found in several images against others, as if they were one image."""
+    table = pd.DataFrame([match_detections(*pair, max_distance) for pair in pairs])
+    total = table[["found", "true", "matched", "found_twice", "found_as_one"]].sum()
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
             "precision": np.divide(total["matched"], total["found"]),
             "recall": np.divide(total["matched"], total["true"]),
             "f1": np.divide(2 * total["matched"], total["found"] + total["true"]),
             "error": (table["error"] * table["matched"]).sum() / max(total["matched"], 1),
-            "split": total["split"],
-            "merged": total["merged"],
+            "found_twice": total["found_twice"],
+            "found_as_one": total["found_as_one"],
         }
-
-
-def best_of_each(trials: Trials, scores: pd.DataFrame) -> dict[str, int]:
-    """Return the number of the best setting of each method, in the order of the grid."""
-    best = scores.groupby("method", sort=False).head(1)
-    return dict(zip(best["method"], best.index.tolist(), strict=True))
-
-
-def agreement_between(trials: Trials, best: Mapping[str, int], max_distance: float) -> pd.DataFrame:
-    """Return the F1 between the best settings of each two methods."""
-    image_ids = trials.table["image_id"].unique()
-    values = [
-        [
-            _pooled(
-                [
-                    match_detections(trials.found[a, i], trials.found[b, i], max_distance)
-                    for i in image_ids
-                ]
-            )["f1"]
-            for b in best.values()
-        ]
-        for a in best.values()
-    ]
-    return pd.DataFrame(values, index=list(best), columns=list(best))

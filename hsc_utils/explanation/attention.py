@@ -1,245 +1,37 @@
-"""Numbers for what Grad-CAM maps are said to show, with intervals over images."""
+"""Which samples are explained, and numbers for what their Grad-CAM maps are said to show."""
 
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from hsc_utils import training
 from hsc_utils.explanation import masks
 from hsc_utils.explanation.maps import grad_cam, resize_maps
-from hsc_utils.files import from_root, read_rgb, shown_path
-from hsc_utils.provenance import no_bar
-from hsc_utils.training import batches
+from hsc_utils.files import no_bar
+from hsc_utils.study import Run, RunConfig
 
-_BATCH = 256  # patches in memory at a time, with their maps and labels
-
-
-def measure_cells(
-    model: nn.Module,
-    config: Mapping,
-    patches: np.ndarray,
-    cells: pd.DataFrame,
-    layers: Mapping[int, str],
-    find_labels: Callable[[pd.DataFrame, np.ndarray], np.ndarray],
-) -> pd.DataFrame:
-    """Explain cells at several depths of a network and keep only `cell_numbers`.
-
-    Maps and labels are made for a few patches at a time and dropped, so that memory does not
-    grow with the number of cells.
-
-    Parameters
-    ----------
-    model, config
-        From `models.load_run`.
-    patches : ndarray
-        uint8 (M, side, side, 3), such as ``patches.npy`` mapped into memory.
-    cells : DataFrame
-        One row a cell to explain: ``row`` in `patches`, and ``predicted``, the class to
-        explain.
-    layers : mapping of int to str
-        Strides and the layers that have them (`explain.layer_at_stride`).
-    find_labels : callable
-        Rows of `cells` and their patches to labels, as `masks.find_labels` gives them.
-
-    Returns
-    -------
-    DataFrame
-        One row a cell and stride: ``stride``, the cell's place in `cells` (``position``),
-        ``zero`` (whether the map is zero everywhere), and the columns of `cell_numbers`.
-    """
-    targets = cells["predicted"].map(config["class_names"].index).to_numpy()
-    starts = range(0, len(cells), _BATCH)
-    tables = []
-    for start in tqdm(starts, "cells explained", disable=no_bar(), unit_scale=_BATCH):
-        part = slice(start, start + _BATCH)
-        pixels = np.asarray(patches[cells["row"].iloc[part]])
-        labels = find_labels(cells.iloc[part], pixels)
-        inside, inputs = masks.own_masks(labels), batches.to_input(pixels, config)
-        for stride, layer in layers.items():
-            maps = grad_cam(model, inputs, targets[part], layer)
-            maps = resize_maps(maps, pixels.shape[1])
-            numbers = cell_numbers(maps, labels, inside)
-            numbers.insert(0, "stride", stride)
-            numbers.insert(1, "position", np.arange(start, start + len(pixels)))
-            tables.append(numbers.assign(zero=maps.max(axis=(1, 2)) == 0))
-    return pd.concat(tables, ignore_index=True)
-
-
-def cell_numbers(maps: np.ndarray, labels: np.ndarray, inside: np.ndarray) -> pd.DataFrame:
-    """Say how much of each map lies in its cell, in neighbours, and in the background.
-
-    Parameters
-    ----------
-    maps : ndarray
-        float (N, H, W), not negative.
-    labels : ndarray
-        int (N, H, W), the cells of each patch: 0 background, any other value a cell.
-    inside : ndarray
-        bool (N, H, W), the patch's own cell; nowhere true for a false detection.
-
-    Returns
-    -------
-    DataFrame
-        One row a patch: ``share`` of the map's mass inside its cell, ``area`` that the cell
-        covers, ``excess`` of the share over that area, ``share_neighbours`` and
-        ``area_neighbours``, and ``pointing``, 1 if the map's highest pixel lies in the cell.
-        All fractions; NaN where the map is zero or there is no cell.
-    """
-    neighbours = (labels > 0) & ~inside
-    mass = maps.sum(axis=(1, 2))
-    valid = (mass > 0) & inside.any(axis=(1, 2))
-    mass = np.where(valid, mass, np.nan)
-    peaks = maps.reshape(len(maps), -1).argmax(axis=1)
-    hits = inside.reshape(len(maps), -1)[np.arange(len(maps)), peaks]
-    share = (maps * inside).sum(axis=(1, 2)) / mass
-    area = np.where(valid, inside.mean(axis=(1, 2)), np.nan)
-    return pd.DataFrame(
-        {
-            "share": share,
-            "area": area,
-            "excess": share - area,
-            "share_neighbours": (maps * neighbours).sum(axis=(1, 2)) / mass,
-            "area_neighbours": np.where(valid, neighbours.mean(axis=(1, 2)), np.nan),
-            "pointing": np.where(valid, hits, np.nan),
-        }
-    )
-
-
-def image_numbers(map_: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Say how much of a whole image's map lies on cells, and on how few of them.
-
-    Parameters
-    ----------
-    map_ : ndarray
-        float (H, W), not negative.
-    labels : ndarray
-        int (H, W), 0 background, each other value one cell.
-
-    Returns
-    -------
-    dict
-        ``share`` of the mass on cells, ``area`` they cover, ``cells``, their number, and
-        ``gini``, the Gini coefficient of the map's mean over each cell: 0 if all are lit
-        equally, towards 1 if one cell has it all. NaN where the map is zero or there is no
-        cell.
-    """
-    values, flat = np.unique(labels, return_inverse=True)
-    mass = np.bincount(flat.ravel(), map_.ravel())
-    area = np.bincount(flat.ravel())
-    cells = values > 0
-    if mass.sum() == 0 or not cells.any():
-        return {"share": np.nan, "area": np.nan, "cells": int(cells.sum()), "gini": np.nan}
-    return {
-        "share": mass[cells].sum() / mass.sum(),
-        "area": area[cells].sum() / area.sum(),
-        "cells": int(cells.sum()),
-        "gini": gini(mass[cells] / area[cells]),
-    }
-
-
-def image_table(
-    maps: np.ndarray, labels: np.ndarray, shifts: int = 20, seed: int = 0
-) -> pd.DataFrame:
-    """Return `image_numbers` of each of N images, and what chance would give.
-
-    Parameters
-    ----------
-    maps, labels : ndarray
-        float and int (N, H, W).
-    shifts : int
-        How often each map is moved by a random offset, wrapping round; ``gini_shifted`` is
-        the mean Gini coefficient that it then has. A map as coarse as this is never even
-        over cells, so concentration means something only above that.
-    seed : int
-        Seed of the offsets.
-
-    Returns
-    -------
-    DataFrame
-        One row an image; also ``excess`` of the share over the area, and ``gini_excess`` of
-        the Gini coefficient over that of the moved maps.
-    """
-    rng = np.random.default_rng(seed)
-    rows = []
-    for map_, cells in zip(maps, labels, strict=True):
-        offsets = rng.integers(map_.shape, size=(shifts, 2))
-        shifted = [image_numbers(np.roll(map_, o, (0, 1)), cells)["gini"] for o in offsets]
-        rows.append(image_numbers(map_, cells) | {"gini_shifted": np.mean(shifted)})
-    table = pd.DataFrame(rows)
-    return table.assign(
-        excess=table["share"] - table["area"], gini_excess=table["gini"] - table["gini_shifted"]
-    )
-
-
-def gini(values: np.ndarray) -> float:
-    """Return the Gini coefficient of non-negative values: 0 all equal, 1 - 1/n one has all."""
-    ordered = np.sort(values)
-    count, total = len(ordered), ordered.sum()
-    if total == 0:
-        return math.nan
-    return float((2 * np.arange(1, count + 1) - count - 1) @ ordered / (count * total))
-
-
-def in_words(means: pd.DataFrame, columns: str = "class") -> pd.DataFrame:
-    """Lay out `bootstrap_means` for a reader: ``mean (low to high)``, a row a number.
-
-    Parameters
-    ----------
-    means : DataFrame
-        From `bootstrap_means`.
-    columns : str
-        The column of `means` that is spread over the columns.
-    """
-    texts = [
-        f"{m.mean:.3f} " + ("(one image)" if m.images == 1 else f"({m.low:.3f} to {m.high:.3f})")
-        for m in means.itertuples()
-    ]
-    wide = means.assign(text=texts).pivot_table("text", "number", columns, "first", sort=False)
-    return wide.rename_axis(index=None)
-
-
-def read_pictures(images: pd.DataFrame, prepared_dir: str | Path, size: int) -> np.ndarray:
-    """Read prepared images as a model sees them before normalisation.
-
-    Parameters
-    ----------
-    images : DataFrame
-        Rows of ``images.csv``; ``path`` is relative to `prepared_dir`.
-    prepared_dir : path
-        Folder of step 01.
-    size : int
-        Side to resize to, pixels.
-
-    Returns
-    -------
-    ndarray
-        uint8 (N, size, size, 3), RGB.
-    """
-    folder = from_root(prepared_dir)
-    return np.stack([batches.resize(read_rgb(folder / p)[None], size)[0] for p in images["path"]])
+CELLS_AT_ONCE = 256  # patches in memory at a time, with their maps and labels
 
 
 def draw_predicted(
-    run_dir: str | Path, table: pd.DataFrame, subset: str, per_class: int, seed: int = 0
+    run: Run, table: pd.DataFrame, subset: str, per_class: int, seed: int = 0
 ) -> pd.DataFrame:
     """Draw samples of a subset at random, with what a run predicted for them.
 
     Parameters
     ----------
-    run_dir : path
+    run : Run
         A finished run.
     table : DataFrame
         ``cells.csv``, or ``images.csv`` for a run on whole images.
     subset : str
         Value of the column ``split``.
-    per_class : int
-        Samples of each class at most.
-    seed : int
-        Seed of the drawing.
+    per_class, seed : int
+        Samples of each class at most, and the seed of the drawing.
 
     Returns
     -------
@@ -253,14 +45,14 @@ def draw_predicted(
         If the run's predictions and the table are of different samples.
     """
     key = "cell_id" if "cell_id" in table else "image_id"
-    predictions = pd.read_parquet(from_root(run_dir) / "predictions.parquet").set_index("id")
+    predictions = run.predictions.set_index("id")
     rows = table[table["split"] == subset]
     unknown = rows.loc[~rows[key].isin(predictions.index), key]
     if rows.empty or len(unknown):
         what = f"{len(unknown)} {subset} samples such as {unknown.iloc[0]}" if len(rows) else subset
         raise ValueError(
-            f"{shown_path(run_dir)} holds no predictions of {what}: it was trained on other "
-            "tables. Give the tables of that run, or train it again."
+            f"{run} holds no predictions of {what}: it was trained on other tables. Give the "
+            "tables of that run, or train it again."
         )
     drawn = rows.groupby("class", sort=False)[key].apply(
         lambda keys: keys.sample(min(per_class, len(keys)), random_state=seed)
@@ -283,3 +75,165 @@ def pick_examples(drawn: pd.DataFrame, each: int = 1) -> np.ndarray:
     order = drawn.assign(position=np.arange(len(drawn)), wrong=~correct)
     picked = order.groupby(["class", "wrong"], sort=False)["position"].head(each)
     return order.loc[picked.index].sort_values(["class", "wrong"])["position"].to_numpy()
+
+
+def inputs_and_targets(
+    pixels: np.ndarray, drawn: pd.DataFrame, config: RunConfig
+) -> tuple[Tensor, np.ndarray]:
+    """Turn samples, uint8 (N, H, W, 3), into what `grad_cam` takes.
+
+    Returns
+    -------
+    inputs, targets : Tensor, ndarray
+        float32 (N, C, S, S), and int (N,): the class ``predicted``, as an index.
+    """
+    targets = drawn["predicted"].map(config.class_names.index).to_numpy()
+    return training.to_input(pixels, config), targets
+
+
+def measure_cells(
+    model: nn.Module,
+    config: RunConfig,
+    patches: np.ndarray,
+    cells: pd.DataFrame,
+    layers: Mapping[int, str],
+    find_labels: Callable[[pd.DataFrame, np.ndarray], np.ndarray],
+) -> pd.DataFrame:
+    """Explain cells at several depths of a network and keep only `cell_numbers`.
+
+    Maps and labels are made for a few patches at a time and dropped, so that memory does not
+    grow with the number of cells.
+
+    Parameters
+    ----------
+    model, config
+        From `training.load_run`.
+    patches : ndarray
+        uint8 (M, side, side, 3), such as ``patches.npy`` mapped into memory.
+    cells : DataFrame
+        One row a cell to explain: ``row`` in `patches`, and ``predicted``.
+    layers : mapping of int to str
+        Strides and the layers that have them (`layer_at_stride`).
+    find_labels : callable
+        Rows of `cells` and their patches to labels, as `masks.find_labels` gives them.
+
+    Returns
+    -------
+    DataFrame
+        One row a cell and stride: ``stride``, the cell's place in `cells` (``position``),
+        ``zero`` (whether the map is zero everywhere), and the columns of `cell_numbers`.
+    """
+    starts = range(0, len(cells), CELLS_AT_ONCE)
+    tables = []
+    for start in tqdm(starts, "cells explained", disable=no_bar(), unit_scale=CELLS_AT_ONCE):
+        part = cells.iloc[start : start + CELLS_AT_ONCE]
+        pixels = np.asarray(patches[part["row"]])
+        labels = find_labels(part, pixels)
+        inside, explained = masks.own_masks(labels), inputs_and_targets(pixels, part, config)
+        for stride, layer in layers.items():
+            maps = resize_maps(grad_cam(model, *explained, layer), pixels.shape[1])
+            numbers = cell_numbers(maps, labels, inside)
+            numbers.insert(0, "stride", stride)
+            numbers.insert(1, "position", np.arange(start, start + len(pixels)))
+            tables.append(numbers.assign(zero=maps.max(axis=(1, 2)) == 0))
+    return pd.concat(tables, ignore_index=True)
+
+
+def cell_numbers(maps: np.ndarray, labels: np.ndarray, inside: np.ndarray) -> pd.DataFrame:
+    """Say how much of each map (N, H, W) lies in its cell, in neighbours, and in the background.
+
+    `labels` number the cells of each patch, and `inside` is true in its own cell. ``share`` is
+    the part of the map's mass inside the cell, ``area`` what the cell covers, ``excess`` their
+    difference, ``pointing`` 1 if the map's highest pixel lies in the cell. All are fractions;
+    NaN where the map is zero or there is no cell.
+    """
+    neighbours = (labels > 0) & ~inside
+    mass = maps.sum(axis=(1, 2))
+    valid = (mass > 0) & inside.any(axis=(1, 2))
+    mass = np.where(valid, mass, np.nan)
+    peaks = maps.reshape(len(maps), -1).argmax(axis=1)
+    hits = inside.reshape(len(maps), -1)[np.arange(len(maps)), peaks]
+    share = (maps * inside).sum(axis=(1, 2)) / mass
+    area = np.where(valid, inside.mean(axis=(1, 2)), np.nan)
+    return pd.DataFrame(
+        {
+            "share": share,
+            "area": area,
+            "excess": share - area,
+            "share_neighbours": (maps * neighbours).sum(axis=(1, 2)) / mass,
+            "area_neighbours": np.where(valid, neighbours.mean(axis=(1, 2)), np.nan),
+            "pointing": np.where(valid, hits, np.nan),
+        }
+    )
+
+
+def measure_images(
+    maps: np.ndarray, labels: np.ndarray, shifts: int = 20, seed: int = 0
+) -> pd.DataFrame:
+    """Return `image_numbers` of each of N images, and what chance would give.
+
+    Parameters
+    ----------
+    maps, labels : ndarray
+        float and int (N, H, W): maps, not negative, and the cells of each image.
+    shifts, seed : int
+        How often each map is moved by a random offset, wrapping round, and the seed of that;
+        ``gini_shifted`` is the mean Gini coefficient that it then has. A map as coarse as
+        this is never even over cells, so concentration means something only above that.
+
+    Returns
+    -------
+    DataFrame
+        One row an image; also ``excess`` of the share over the area, and ``gini_excess`` of
+        the Gini coefficient over that of the moved maps.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for map_, cells in zip(maps, labels, strict=True):
+        offsets = rng.integers(map_.shape, size=(shifts, 2))
+        shifted = [image_numbers(np.roll(map_, o, (0, 1)), cells)["gini"] for o in offsets]
+        rows.append(image_numbers(map_, cells) | {"gini_shifted": np.mean(shifted)})
+    table = pd.DataFrame(rows)
+    return table.assign(
+        excess=table["share"] - table["area"], gini_excess=table["gini"] - table["gini_shifted"]
+    )
+
+
+def image_numbers(map_: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Say how much of a whole image's map (H, W) lies on cells, and on how few of them.
+
+    ``share`` is the part of the map's mass on ``cells`` cells, ``area`` what they cover, ``gini``
+    the Gini coefficient of the map's mean over each cell; NaN where the map is zero or there is
+    no cell.
+    """
+    values, flat = np.unique(labels, return_inverse=True)
+    mass = np.bincount(flat.ravel(), map_.ravel())
+    area = np.bincount(flat.ravel())
+    cells = values > 0
+    if mass.sum() == 0 or not cells.any():
+        return {"share": np.nan, "area": np.nan, "cells": int(cells.sum()), "gini": np.nan}
+    return {
+        "share": mass[cells].sum() / mass.sum(),
+        "area": area[cells].sum() / area.sum(),
+        "cells": int(cells.sum()),
+        "gini": gini(mass[cells] / area[cells]),
+    }
+
+
+def gini(values: np.ndarray) -> float:
+    """Return the Gini coefficient of non-negative values: 0 all equal, 1 - 1/n one has all."""
+    ordered = np.sort(values)
+    count, total = len(ordered), ordered.sum()
+    if total == 0:
+        return math.nan
+    return float((2 * np.arange(1, count + 1) - count - 1) @ ordered / (count * total))
+
+
+def in_words(means: pd.DataFrame, columns: str = "class") -> pd.DataFrame:
+    """Lay out `metrics.bootstrap_means` for a reader: ``mean (low to high)``, a row a number."""
+    texts = [
+        f"{m.mean:.3f} " + ("(one image)" if m.images == 1 else f"({m.low:.3f} to {m.high:.3f})")
+        for m in means.itertuples()
+    ]
+    wide = means.assign(text=texts).pivot_table("text", "number", columns, "first", sort=False)
+    return wide.rename_axis(index=None)

@@ -18,6 +18,7 @@ _COLOURS = matplotlib.colormaps["viridis"](_VALUES)
 _COLOURS[:, 3] = 0.6 * np.sqrt(_VALUES)
 _MAP = ListedColormap(_COLOURS)
 _GRAD_CAM, _CHANCE = "#882255", "#888888"
+_BESIDE = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}  # a legend's place
 
 
 def _overlay(axes: Axes, image: np.ndarray, map_: np.ndarray, mask: np.ndarray | None) -> None:
@@ -27,10 +28,9 @@ def _overlay(axes: Axes, image: np.ndarray, map_: np.ndarray, mask: np.ndarray |
     if mask is not None and mask.any():
         axes.contour(mask, [0.5], colors="white", linewidths=0.8)
     if map_.max() == 0:
-        axes.text(
-            0.5, 0.04, "no positive evidence", transform=axes.transAxes, ha="center", fontsize=7,
-            color="white", backgroundcolor="0.2",
-        )  # fmt: skip
+        colours = {"color": "white", "backgroundcolor": "0.2"}
+        place = {"transform": axes.transAxes, "ha": "center"}
+        axes.text(0.5, 0.04, "no positive evidence", fontsize=7, **colours, **place)
 
 
 def _colour_bar(figure: Figure, panels: np.ndarray) -> None:
@@ -42,42 +42,37 @@ def _colour_bar(figure: Figure, panels: np.ndarray) -> None:
     bar.set_label("Grad-CAM / its maximum", fontsize=9)
 
 
-def _label_row(axes: Axes, text: str) -> None:
-    axes.text(-0.06, 0.5, text, transform=axes.transAxes, ha="right", va="center", fontsize=8)
+def _outcomes(examples: pd.DataFrame) -> list[str]:
+    """Say of each example its class, what it was taken for, and how surely."""
+    chosen = examples[["class", "predicted", "probability"]]
+    return [
+        f"{truth}\n{'correct' if truth == called else f'taken for {called}'}\n(p = {p:.2f})"
+        for truth, called, p in chosen.itertuples(index=False)
+    ]
 
 
 def cell_examples(
-    examples: pd.DataFrame,
-    patches: np.ndarray,
-    maps: np.ndarray,
-    masks: np.ndarray,
-    note: str = "",
+    examples: pd.DataFrame, patches: np.ndarray, maps: np.ndarray, masks: np.ndarray, note: str = ""
 ) -> Figure:
     """Show cells, one a row: input, overlay, and the slices (the paper's Figure 8).
 
     Parameters
     ----------
     examples : DataFrame
-        One row an example: ``class``, ``predicted`` and ``probability`` of the prediction.
+        Rows of `draw_predicted`.
     patches, maps, masks : ndarray
-        uint8 (N, H, W, 3); float (N, H, W) in [0, 1]; bool (N, H, W), the own cell,
-        outlined in white.
+        uint8 (N, H, W, 3); float (N, H, W) in [0, 1]; bool (N, H, W), the own cell, outlined.
     note : str
         Whose data these are.
     """
-    titles = ("input", "Grad-CAM", "slice 0", "slice 1", "slice 2")
-    figure, panels = drawing.new_figure(
-        len(examples), 5, size=(7.6, 1.16 * len(examples) + 0.5), squeeze=False
-    )
-    for row, (example, patch) in enumerate(zip(examples.itertuples(), patches, strict=True)):
-        panels[row, 0].imshow(patch)
-        _overlay(panels[row, 1], patch, maps[row], masks[row])
-        for channel in range(3):
-            panels[row, 2 + channel].imshow(patch[..., channel], cmap="gray", vmin=0, vmax=255)
-        truth = examples["class"].iloc[row]
-        outcome = "correct" if truth == example.predicted else f"taken for {example.predicted}"
-        _label_row(panels[row, 0], f"{truth}\n{outcome}\n(p = {example.probability:.2f})")
-    _bare(panels)
+    size = 7.6, 1.16 * len(examples) + 0.5
+    figure, panels = drawing.picture_grid(len(examples), 5, size=size, labels=_outcomes(examples))
+    for row, patch, map_, mask in zip(panels, patches, maps, masks, strict=True):
+        row[0].imshow(patch)
+        _overlay(row[1], patch, map_, mask)
+        for axes, slice_ in zip(row[2:], np.moveaxis(patch, 2, 0), strict=True):
+            axes.imshow(slice_, cmap="gray", vmin=0, vmax=255)
+    titles = "input", "Grad-CAM", "slice 0", "slice 1", "slice 2"
     for axes, title in zip(panels[0], titles, strict=True):
         axes.set_title(title, fontsize=9)
     _colour_bar(figure, panels)
@@ -85,130 +80,94 @@ def cell_examples(
 
 
 def resolutions(
-    patch: np.ndarray, maps: Mapping[int, np.ndarray], grids: Mapping[int, int], note: str = ""
+    patch: np.ndarray, maps: Mapping[int, np.ndarray], input_size: int, note: str = ""
 ) -> Figure:
-    """Show one cell's maps by stride, with the grid (squares a side) each was computed on."""
-    figure, panels = drawing.new_figure(
-        1, len(maps) + 1, size=(2.05 * (len(maps) + 1), 2.6), squeeze=False
-    )  # fmt: skip
+    """Show one cell's maps by stride, with the grid that each was computed on."""
+    size = 2.05 * (len(maps) + 1), 2.6
+    figure, panels = drawing.picture_grid(1, len(maps) + 1, size=size)
     panels[0, 0].imshow(patch)
     panels[0, 0].set_title("input", fontsize=9)
     for axes, (stride, map_) in zip(panels[0, 1:], maps.items(), strict=True):
         _overlay(axes, patch, map_, None)
-        count = grids[stride]
+        count = input_size // stride
         axes.set_title(f"stride {stride} px: {count} × {count}", fontsize=9)
         for line in np.arange(1, count) * len(map_) / count - 0.5:
             axes.axhline(line, color="white", linewidth=0.5, alpha=0.7)
             axes.axvline(line, color="white", linewidth=0.5, alpha=0.7)
-    _bare(panels)
     _colour_bar(figure, panels)
     return drawing.finish(figure, note)
 
 
-def mask_check(
-    patches: np.ndarray, masks: Mapping[str, np.ndarray], note: str = ""
-) -> Figure:  # fmt: skip
+def mask_check(patches: np.ndarray, masks: Mapping[str, np.ndarray], note: str = "") -> Figure:
     """Show patches with the outlines of their cells, one row a way of finding them."""
-    figure, panels = drawing.new_figure(
-        len(masks), len(patches), size=(8, 0.95 * len(masks) + 0.4), squeeze=False
-    )
-    for row, (name, outlines) in zip(panels, masks.items(), strict=True):
-        _label_row(row[0], name)
+    size = 8, 0.95 * len(masks) + 0.4
+    figure, panels = drawing.picture_grid(len(masks), len(patches), size=size, labels=list(masks))
+    for row, outlines in zip(panels, masks.values(), strict=True):
         for axes, patch, outline in zip(row, patches, outlines, strict=True):
             axes.imshow(patch)
             if outline.any():
                 axes.contour(outline, [0.5], colors="white", linewidths=2)
                 axes.contour(outline, [0.5], colors="#D55E00", linewidths=1)
-    _bare(panels)
     return drawing.finish(figure, note)
 
 
-def shares(
-    means: pd.DataFrame, pairs: Sequence[tuple[str, str, str]], note: str = ""
-) -> Figure:  # fmt: skip
+def shares(means: pd.DataFrame, pairs: Sequence[tuple[str, str, str]], note: str = "") -> Figure:
     """Draw numbers of Grad-CAM beside what chance would give, by class, with intervals.
 
-    Parameters
-    ----------
-    means : DataFrame
-        From `attention.bootstrap_means`.
-    pairs : sequence of (str, str, str)
-        One panel each: title, the number to show, and the number that chance would give.
-    note : str
-        Whose data these are.
+    `means` come from `metrics.bootstrap_means`; each of `pairs` is a panel: its title, the number
+    to show, and the number that chance would give.
     """
-    classes = list(dict.fromkeys(means["class"]))
-    width = (0.3 * len(classes) + 1.15) * len(pairs) + 1.6
-    figure, panels = drawing.new_figure(
-        1, len(pairs), size=(width, 3.3), squeeze=False, sharey=True
-    )
-    looks = ((_GRAD_CAM, "o", _GRAD_CAM, "Grad-CAM"), (_CHANCE, "s", "white", "by chance"))
+    classes = means["class"].unique()
+    size = (0.3 * len(classes) + 1.15) * len(pairs) + 1.6, 3.3
+    figure, panels = drawing.new_figure(1, len(pairs), size=size, squeeze=False, sharey=True)
     for axes, (title, *numbers) in zip(panels[0], pairs, strict=True):
-        for place, number, (colour, marker, face, label) in zip(
-            (-0.12, 0.12), numbers, looks, strict=True
-        ):
+        looks = (
+            {"label": "Grad-CAM", "marker": "o", "color": _GRAD_CAM},
+            {"label": "by chance", "marker": "s", "color": _CHANCE, "markerfacecolor": "white"},
+        )
+        for place, number, look in zip((-0.12, 0.12), numbers, looks, strict=True):
             ours = means[means["number"] == number].set_index("class").loc[classes]
             errors = np.abs(ours[["low", "high"]].to_numpy().T - ours["mean"].to_numpy())
-            axes.errorbar(
-                np.arange(len(classes)) + place, ours["mean"], errors, linestyle="", color=colour,
-                capsize=2.5, label=label, marker=marker, markerfacecolor=face, markersize=5,
-            )  # fmt: skip
+            x = np.arange(len(classes)) + place
+            axes.errorbar(x, ours["mean"], errors, ls="", capsize=2.5, markersize=5, **look)
         axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right")
         axes.set_title(title, fontsize=9.5)
     panels[0, 0].set_ylabel("0 to 1")
     panels[0, 0].set_ylim(bottom=0)
-    panels[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    panels[0, -1].legend(**_BESIDE)
     return drawing.finish(figure, note)
 
 
 def randomisation(
-    by_layer: pd.DataFrame, correlations: pd.DataFrame, reference: float, note: str = ""
+    by_layer: pd.DataFrame, correlations: pd.DataFrame, between_cells: float, note: str = ""
 ) -> Figure:
     """Draw the correlation of maps with the model's own while its layers are scrambled.
 
-    Parameters
-    ----------
-    by_layer, correlations : DataFrame
-        From `scrambling.correlation_by_layer` and `scrambling.scrambled_correlations`.
-    reference : float
-        Mean correlation of the model's maps of two different cells.
-    note : str
-        Whose data these are.
+    The tables come from `correlation_by_layer` and `scrambled_correlations`; `between_cells` is
+    the mean correlation of the model's maps of two different cells.
     """
     figure, axes = drawing.new_figure(size=(7.2, 3.5))
     x, layers = np.arange(len(by_layer) + 1), list(by_layer["layer"])
     of_each = correlations.pivot_table("correlation", "layer", "scrambling").reindex(layers)
     for index, values in enumerate(of_each.to_numpy().T):
-        axes.plot(
-            x, [1, *values], color="0.6", linewidth=0.8,
-            label="" if index else "one scrambling",
-        )  # fmt: skip
+        label = "" if index else "one scrambling"
+        axes.plot(x, [1, *values], color="0.6", linewidth=0.8, label=label)
     columns = {name: [1, *by_layer[name]] for name in ("mean", "low", "high")}
     axes.plot(x, columns["mean"], "o-", color=_GRAD_CAM, label="mean, with interval")
     axes.fill_between(x, columns["low"], columns["high"], color=_GRAD_CAM, alpha=0.2)
-    axes.axhline(reference, color="0.3", linestyle="--", linewidth=1, label="another cell's map")
+    axes.axhline(between_cells, color="0.3", ls="--", linewidth=1, label="another cell's map")
     axes.axhline(0, color="0.8", linewidth=1, zorder=0)
     axes.set_xticks(x, ["none", *layers], rotation=30, ha="right")
     axes.set(xlabel="Layers scrambled, down to", ylabel="Rank correlation\nwith the own map")
     axes.set_ylim(-1.05, 1.05)
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    axes.legend(**_BESIDE)
     return drawing.finish(figure, note)
 
 
 def deletion(
     fractions: Sequence[float], curves: Mapping[str, pd.DataFrame], note: str = ""
-) -> Figure:  # fmt: skip
-    """Draw a class's mean probability against the share of the image erased.
-
-    Parameters
-    ----------
-    fractions : sequence of float
-        Shares of the area erased.
-    curves : mapping
-        Name of what is erased to a table with one row a fraction: ``mean``, ``low``, ``high``.
-    note : str
-        Whose data these are.
-    """
+) -> Figure:
+    """Draw a class's mean probability against the share erased, a line a way (`erasure`)."""
     figure, axes = drawing.new_figure(size=(7.2, 3.5))
     looks = ((_GRAD_CAM, "o-"), (_CHANCE, "s--"), ("#999933", "^:"))
     for (name, rows), (colour, line) in zip(curves.items(), looks, strict=True):
@@ -216,7 +175,7 @@ def deletion(
         axes.fill_between(fractions, rows["low"], rows["high"], color=colour, alpha=0.2)
     axes.set(xlabel="Share of the patch erased", ylabel="Probability of the predicted class")
     axes.set_ylim(0, 1.02)
-    axes.legend(frameon=False, title="Erased", loc="upper left", bbox_to_anchor=(1, 1))
+    axes.legend(title="Erased", **_BESIDE)
     return drawing.finish(figure, note)
 
 
@@ -225,31 +184,15 @@ def image_examples(
 ) -> Figure:
     """Show whole images above their maps, cells outlined (the paper's Figure 9).
 
-    Parameters
-    ----------
-    examples : DataFrame
-        One row an image: ``class``, ``predicted``, ``probability``, ``gini``.
-    images, maps, labels : ndarray
-        uint8 (N, H, W, 3), float (N, H, W) in [0, 1], int (N, H, W), 0 background.
-    note : str
-        Whose data these are.
+    `examples` are rows of `draw_predicted` with ``gini``; `labels` are 0 in the background.
     """
-    size = (9.5, 2 * 8.4 / len(examples) + 1.2)
-    figure, panels = drawing.new_figure(2, len(examples), size=size, squeeze=False)
-    for column, example in enumerate(examples.itertuples()):
-        truth = examples["class"].iloc[column]
-        outcome = "correct" if truth == example.predicted else f"taken for {example.predicted}"
-        panels[0, column].imshow(images[column])
-        panels[0, column].set_title(
-            f"{truth}\n{outcome}\n(p = {example.probability:.2f})", fontsize=8
-        )
-        _overlay(panels[1, column], images[column], maps[column], labels[column] > 0)
-        panels[1, column].set_title(f"Gini {example.gini:.2f}", fontsize=8)
-    _bare(panels)
+    size = 9.5, 2 * 8.4 / len(examples) + 1.2
+    figure, panels = drawing.picture_grid(2, len(examples), size=size)
+    described = zip(panels.T, _outcomes(examples), examples["gini"], strict=True)
+    for column, ((above, below), outcome, gini) in enumerate(described):
+        above.imshow(images[column])
+        above.set_title(outcome, fontsize=8)
+        _overlay(below, images[column], maps[column], labels[column] > 0)
+        below.set_title(f"Gini {gini:.2f}", fontsize=8)
     _colour_bar(figure, panels)
     return drawing.finish(figure, note)
-
-
-def _bare(panels: np.ndarray) -> None:
-    for axes in panels.ravel():
-        axes.set_axis_off()

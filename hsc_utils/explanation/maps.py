@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import DenseNet, ResNet
 from tqdm.auto import tqdm
 
-from hsc_utils.provenance import no_bar
+from hsc_utils.files import no_bar
 
 _STAGES = {
     ResNet: {32: "layer4", 16: "layer3", 8: "layer2"},
@@ -25,7 +25,7 @@ def layer_at_stride(model: nn.Module, stride: int = 32) -> str:
     Parameters
     ----------
     model : nn.Module
-        A ResNet or DenseNet of torchvision.
+        A ResNet or DenseNet of torchvision; any other is refused.
     stride : int
         Input pixels per pixel of the map: 32 (what the global pooling sees), 16 or 8.
         At 32, a 64-pixel patch gives a map of 2×2.
@@ -36,11 +36,6 @@ def layer_at_stride(model: nn.Module, stride: int = 32) -> str:
         For a ResNet the last block at that stride. For a DenseNet ``features`` or a
         ``transition``, taken after its norm and ReLU, so that the activations have passed
         the same operations at every stride.
-
-    Raises
-    ------
-    ValueError
-        If the backbone or the stride is not one of these.
     """
     stages = next((s for family, s in _STAGES.items() if isinstance(model, family)), None)
     if stages is None:
@@ -74,6 +69,11 @@ def _model_and_layer(model: nn.Module, layer: str | None) -> tuple[nn.Module, nn
     return model, modules[layer]
 
 
+# full float32 on a GPU too, so that it agrees with a CPU
+single_precision = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+
+@single_precision
 def grad_cam(
     model: nn.Module,
     images: Tensor,
@@ -90,10 +90,9 @@ def grad_cam(
     Parameters
     ----------
     model : nn.Module
-        A classifier in eval mode.
+        A classifier in eval mode, on any device; it is not changed.
     images : Tensor
-        float (N, C, H, W), prepared as in training (`batches.to_input`), on any device; the
-        batches are moved to the model's.
+        float (N, C, H, W), prepared as in training (`training.to_input`), on any device.
     targets : sequence of int
         For each image the index of the class to explain.
     layer : str, optional
@@ -118,7 +117,6 @@ def grad_cam(
         raise ValueError("Grad-CAM needs the model in eval mode: call model.eval() first.")
     if len(images) != len(targets):
         raise ValueError(f"{len(images)} images came with {len(targets)} targets.")
-    explained, module = _model_and_layer(model, layer)
     weight = next(model.parameters())
     targets = torch.tensor([int(target) for target in targets])
     # on a copy: without gradients of the weights, no activation below the layer is kept,
@@ -128,18 +126,12 @@ def grad_cam(
     captum = LayerGradCam(explained, module)
     maps = np.zeros((len(images), *images.shape[-2:]), np.float32)
     starts = range(0, len(images), batch_size)
-    # full float32 on the GPU too, so that it agrees with the CPU
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        for start in tqdm(starts, "Grad-CAM", disable=no_bar(), delay=5):
-            part = slice(start, start + batch_size)
-            batch = images[part].to(weight.device, weight.dtype)
-            coarse = captum.attribute(
-                batch.contiguous(memory_format=torch.channels_last),
-                targets[part].to(weight.device),
-                relu_attributions=True,
-            )
-            fine = LayerAttribution.interpolate(coarse, images.shape[-2:], "bilinear")
-            maps[part] = fine[:, 0].detach().cpu().numpy()
+    for start in tqdm(starts, "Grad-CAM", disable=no_bar(), delay=5):
+        part = slice(start, start + batch_size)
+        batch = images[part].to(weight.device, weight.dtype, memory_format=torch.channels_last)
+        coarse = captum.attribute(batch, targets[part].to(weight.device), relu_attributions=True)
+        fine = LayerAttribution.interpolate(coarse, images.shape[-2:], "bilinear")
+        maps[part] = fine[:, 0].detach().cpu().numpy()
     return normalise(maps)
 
 
@@ -151,6 +143,4 @@ def normalise(maps: np.ndarray) -> np.ndarray:
 
 def resize_maps(maps: np.ndarray, side: int) -> np.ndarray:
     """Resize maps (N, S, S) linearly to (N, side, side), from the model's input to the patch."""
-    if maps.shape[1] == side:
-        return maps
     return np.stack([cv2.resize(m, (side, side), interpolation=cv2.INTER_LINEAR) for m in maps])

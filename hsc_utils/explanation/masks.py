@@ -3,7 +3,6 @@
 Only the judging of Grad-CAM uses these; no model ever sees them.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -17,87 +16,73 @@ from skimage.segmentation import watershed
 
 from hsc_utils import manifest
 from hsc_utils.files import from_root, shown_path
+from hsc_utils.study import Study
 
 
-def read_labels(path: str | Path) -> np.ndarray:
-    """Read a label image, int32 (H, W): 0 background, each other value one cell.
+def find_masks(study: Study, cells: pd.DataFrame, masks_dir: str | Path | None) -> Path | None:
+    """Return the folder of masks: the one given, or else the study's ``truth/masks``, if any.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is not a gray image.
+    Those are of whole images, so only cells with a place in an image have one.
     """
-    path = from_root(path)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"There is no mask {shown_path(path)}. Masks lie in masks_dir under their image's "
-            "own folders and name; without masks, set masks_dir to None."
-        )
-    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if labels is None or labels.ndim != 2:
-        raise ValueError(f"{shown_path(path)} is not a gray label image.")
-    return labels.astype(np.int32)
+    if masks_dir is not None:
+        return from_root(masks_dir)
+    own = study.truth / "masks"
+    return own if own.is_dir() and cells["y"].notna().all() else None
 
 
-def patch_labels(
-    cells: pd.DataFrame, images: pd.DataFrame, masks_dir: str | Path, side: int
+def find_labels(
+    cells: pd.DataFrame, patches: np.ndarray, prepared_dir: str | Path, masks: Path | None
 ) -> np.ndarray:
-    """Cut from the label images of whole acquisitions the windows of patches.
+    """Find the cells in patches: from masks where there are any, otherwise by segmentation.
 
     Parameters
     ----------
     cells : DataFrame
-        Rows of ``cells.csv``: ``image_id``, ``y`` and ``x`` are read.
-    images : DataFrame
-        ``images.csv``: ``source`` gives the path of an image's mask inside `masks_dir`,
-        with the suffix ``.png``.
-    masks_dir : path
-        Folder of label images.
-    side : int
-        Side of the patches, pixels.
+        Rows of ``cells.csv``. Cells without a place in an image (no ``y``) came as images of
+        their own, and so did their masks.
+    patches : ndarray
+        uint8 (N, side, side, 3), in the same order.
+    prepared_dir : path
+        Folder of ``images.csv``; read only for masks of whole images.
+    masks : Path, optional
+        From `find_masks`; None segments the patches.
 
     Returns
     -------
     ndarray
-        int32 (N, side, side) in the order of `cells`; 0 beyond the image.
+        int32 (N, side, side): 0 background, each other value one cell.
     """
+    if masks is None:
+        return segment_patches(patches)
+    if cells["y"].isna().any():
+        return single_labels(cells, masks, patches.shape[1])
+    return patch_labels(cells, manifest.read_images(prepared_dir), masks, patches.shape[1])
+
+
+def patch_labels(cells: pd.DataFrame, images: pd.DataFrame, masks: Path, side: int) -> np.ndarray:
+    """Cut the windows of patches from label images that lie as the acquisitions did, as PNG."""
     sources = images.set_index("image_id")["source"]
     labels = np.zeros((len(cells), side, side), np.int32)
     positions = pd.Series(range(len(cells)), cells.index)
     for image_id, ours in cells.groupby("image_id", sort=False):
-        path = from_root(masks_dir) / Path(sources[image_id]).with_suffix(".png")
-        padded = np.pad(read_labels(path), side)
+        padded = np.pad(read_labels(masks / Path(sources[image_id]).with_suffix(".png")), side)
         corners = np.rint(ours[["y", "x"]].to_numpy()).astype(int) - side // 2 + side
         for position, (top, left) in zip(positions[ours.index], corners, strict=True):
             labels[position] = padded[top : top + side, left : left + side]
     return labels
 
 
-def single_labels(cells: pd.DataFrame, masks_dir: str | Path, side: int) -> np.ndarray:
-    """Read one mask a patch, for cells that came as images of their own.
+def single_labels(cells: pd.DataFrame, masks: Path, side: int) -> np.ndarray:
+    """Read one mask a patch, named as the last part of ``image_id``, at any depth of a folder.
 
-    Parameters
-    ----------
-    cells : DataFrame
-        Rows of ``cells.csv``; the last part of ``image_id`` is the mask's name.
-    masks_dir : path
-        Folder of masks, searched at any depth; any value above 0 is the cell.
-    side : int
-        Masks are mirrored to a square and resized to this, as the patches were
-        (`patches.squared`), without mixing values.
-
-    Returns
-    -------
-    ndarray
-        int32 (N, side, side), 1 in the cell.
+    Masks are mirrored to a square and resized as the patches were, without mixing values; any
+    value above 0 is the cell.
     """
-    found = {path.stem: path for path in sorted(from_root(masks_dir).rglob("*.png"))}
+    found = {path.stem: path for path in sorted(masks.rglob("*.png"))}
     labels = np.zeros((len(cells), side, side), np.int32)
     for position, image_id in enumerate(cells["image_id"]):
         name = image_id.split("__")[-1]
-        mask = read_labels(found.get(name, from_root(masks_dir) / f"{name}.png")) > 0
+        mask = read_labels(found.get(name, masks / f"{name}.png")) > 0
         longest = max(mask.shape)
         spare = [longest - length for length in mask.shape]
         square = np.pad(mask, [(n // 2, n - n // 2) for n in spare], mode="symmetric")
@@ -107,37 +92,18 @@ def single_labels(cells: pd.DataFrame, masks_dir: str | Path, side: int) -> np.n
     return labels
 
 
-def find_labels(
-    cells: pd.DataFrame,
-    patches: np.ndarray,
-    prepared_dir: str | Path,
-    masks_dir: str | Path | None,
-) -> np.ndarray:
-    """Find the cells in patches: from masks where there are any, otherwise by segmentation.
-
-    Parameters
-    ----------
-    cells : DataFrame
-        Rows of ``cells.csv``.
-    patches : ndarray
-        uint8 (N, side, side, 3), in the same order.
-    prepared_dir : path
-        Folder of ``images.csv``; not read for cells without a place in an image (no ``y``),
-        which came as images of their own, and so did their masks.
-    masks_dir : path, optional
-        Folder of masks; None segments the patches.
-
-    Returns
-    -------
-    ndarray
-        int32 (N, side, side).
-    """
-    if masks_dir is None:
-        return segment_patches(patches)
-    if cells["y"].isna().any():
-        return single_labels(cells, masks_dir, patches.shape[1])
-    images = manifest.read_images(prepared_dir)
-    return patch_labels(cells, images, masks_dir, patches.shape[1])
+def read_labels(path: Path) -> np.ndarray:
+    """Read a label image, int32 (H, W): 0 background, each other value one cell."""
+    if not path.exists():
+        raise FileNotFoundError(
+            f"There is no mask {shown_path(path)}. Masks lie under their image's own folders and "
+            "name in masks_dir, or in the study's truth/masks where masks_dir is None; where "
+            "neither is there, patches are segmented."
+        )
+    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if labels is None or labels.ndim != 2:
+        raise ValueError(f"{shown_path(path)} is not a gray label image.")
+    return labels.astype(np.int32)
 
 
 def segment_patches(patches: np.ndarray) -> np.ndarray:
@@ -146,17 +112,8 @@ def segment_patches(patches: np.ndarray) -> np.ndarray:
     Difference from the background and gradient, in units of each slice's noise, smoothed,
     are thresholded by Otsu's method; holes are filled, and touching cells are parted by a
     watershed of the distance to the outline. The patch's rim is taken for background.
-    It is crude: look at it beside the patches before believing a share.
-
-    Parameters
-    ----------
-    patches : ndarray
-        uint8 (N, H, W, 3).
-
-    Returns
-    -------
-    ndarray
-        int32 (N, H, W): 0 background, each other value one cell.
+    It is crude: look at it beside the patches before believing a share. The result is that of
+    `find_labels`.
     """
     labels = np.zeros(patches.shape[:3], np.int32)
     rim = np.ones(patches.shape[1:3], bool)
@@ -178,17 +135,9 @@ def segment_patches(patches: np.ndarray) -> np.ndarray:
 
 
 def own_masks(labels: np.ndarray) -> np.ndarray:
-    """Return the mask of each patch's own cell: the commonest label in its central ninth.
+    """Return where each patch's own cell is: the commonest of its labels in the central ninth.
 
-    Parameters
-    ----------
-    labels : ndarray
-        int (N, H, W), 0 background.
-
-    Returns
-    -------
-    ndarray
-        bool (N, H, W); nowhere true where no cell reaches the centre (a false detection).
+    bool (N, H, W); nowhere true where no cell reaches the centre (a false detection).
     """
     height, width = (length // 3 for length in labels.shape[1:])
     masks = np.zeros(labels.shape, bool)
@@ -200,49 +149,34 @@ def own_masks(labels: np.ndarray) -> np.ndarray:
     return masks
 
 
-def detection_labels(cells: pd.DataFrame, shape: Sequence[int], size: int) -> np.ndarray:
-    """Draw the detections of one image, resized, as discs of radius √2·sigma.
+def detected(images: pd.DataFrame, cells: pd.DataFrame, size: int) -> np.ndarray:
+    """Draw the detections of images, resized, as discs of radius √2·sigma.
 
     Parameters
     ----------
-    cells : DataFrame
-        The image's rows of ``cells.csv``: ``y``, ``x`` and ``sigma``, pixels of the image.
-    shape : (int, int)
-        Height and width of the image, pixels.
+    images, cells : DataFrame
+        Rows of ``images.csv``, and ``cells.csv``.
     size : int
-        Side of the result; each of its pixels stands for the point of the image that its
-        centre falls on.
+        Side of the resized images, pixels.
 
     Returns
     -------
     ndarray
-        int32 (size, size): 0 outside every disc, otherwise 1 + the row of the nearest
-        detection.
+        int32 (N, size, size): 0 outside every disc, otherwise 1 + the row of the nearest
+        detection among its image's.
     """
-    if cells.empty:
-        return np.zeros((size, size), np.int32)
-    steps = [(np.arange(size) + 0.5) * length / size - 0.5 for length in shape]
-    points = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1)
-    distance, nearest = cKDTree(cells[["y", "x"]]).query(points)
-    radius = np.sqrt(2) * cells["sigma"].to_numpy()
-    return np.where(distance <= radius[nearest], nearest + 1, 0).astype(np.int32)
-
-
-def detected(images: pd.DataFrame, cells: pd.DataFrame, size: int) -> np.ndarray:
-    """Draw the detections of several images: int32 (N, size, size), as `detection_labels`.
-
-    Parameters
-    ----------
-    images : DataFrame
-        Rows of ``images.csv``: ``image_id``, ``height`` and ``width``.
-    cells : DataFrame
-        ``cells.csv``.
-    size : int
-        Side of the resized images, pixels.
-    """
-    own = [cells[cells["image_id"] == image_id] for image_id in images["image_id"]]
-    shapes = images[["height", "width"]].to_numpy()
-    return np.stack([detection_labels(c, s, size) for c, s in zip(own, shapes, strict=True)])
+    labels = np.zeros((len(images), size, size), np.int32)
+    for drawn, image in zip(labels, images.itertuples(), strict=True):
+        ours = cells[cells["image_id"] == image.image_id]
+        if len(ours):
+            # each pixel stands for the point of the image that its centre falls on
+            shape = image.height, image.width
+            steps = [(np.arange(size) + 0.5) * length / size - 0.5 for length in shape]
+            points = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1)
+            distance, nearest = cKDTree(ours[["y", "x"]]).query(points)
+            radius = np.sqrt(2) * ours["sigma"].to_numpy()
+            drawn[:] = np.where(distance <= radius[nearest], nearest + 1, 0)
+    return labels
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:

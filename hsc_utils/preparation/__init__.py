@@ -1,1 +1,17 @@
 """Step 01: microscope files in, RGB images and `images.csv` out."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    ["figures"],
+    {
+        "acquisition": ["Acquisition", "compose_rgb", "read_acquisition"],
+        "brightness": ["brightness_by_class", "histograms"],
+        "conversion": ["ImageSettings"],
+        "duplicates": ["copies", "refused_copies"],
+        "formats": ["AcquisitionError"],
+        "prepare": ["prepare_images"],
+        "sources": ["files_below", "list_sources", "split_and_class"],
+    },
+)

@@ -14,8 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hsc_utils.preparation import formats
-from hsc_utils.preparation.formats import AcquisitionError, Recording
+from hsc_utils.preparation.formats import AcquisitionError, Recording, file_named, read_recording
+
+_TO_8_BIT = ("bit_depth", "fixed", "image", "slice")
+_PERCENTILES = (0.1, 99.9)
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,11 @@ def read_acquisition(
         colour camera; if it holds several channels times several planes and `slices` does not
         say which to use; or if pixels exceed the bit depth.
     """
-    recording = formats.read_recording(Path(path))
-    try:
+    path = Path(path)
+    with file_named(path):
+        recording = read_recording(path)
         planes, names = _planes(recording, slices)
         depth = _bit_depth(planes, recording.bit_depth, bit_depth)
-    except AcquisitionError as error:
-        raise AcquisitionError(f"{Path(path).name}: {error}") from None
     return Acquisition(
         slices=planes,
         bit_depth=depth,
@@ -106,8 +107,8 @@ def read_acquisition(
 def compose_rgb(
     acquisition: Acquisition,
     *,
-    scaling: str = "bit_depth",
-    limits: tuple[float, float] | None = None,
+    to_8_bit: str = "bit_depth",
+    limits: Sequence[float] | None = None,
 ) -> NDArray[np.uint8]:
     """Put the slices of an acquisition into the channels of an RGB image.
 
@@ -119,12 +120,11 @@ def compose_rgb(
     ----------
     acquisition : Acquisition
         What `read_acquisition` returned.
-    scaling : {"bit_depth", "fixed", "image", "slice"}
-        How more than 8 bits become 8. ``bit_depth``: the camera's full range to 0–255, the
-        same for all images. ``fixed``: `limits`, in raw intensities, to 0–255, the same for
-        all images. ``image``: the percentiles `limits` of all used slices of this image
-        together to 0–255. ``slice``: the same for each slice by itself. The last two make
-        intensities incomparable between images. Slices of 8 bits already are never changed.
+    to_8_bit : {"bit_depth", "fixed", "image", "slice"}
+        What becomes 0–255, where slices have more than 8 bits. The same for all images:
+        ``bit_depth``, the camera's full range; ``fixed``, `limits`. Or of each image, so that
+        intensities of two cannot be compared: ``image``, percentiles of its used slices
+        together; ``slice``, of each slice by itself.
     limits : (float, float), optional
         Raw intensities for ``fixed``; percentiles, by default 0.1 and 99.9, for ``image``
         and ``slice``.
@@ -138,38 +138,35 @@ def compose_rgb(
     AcquisitionError
         If the number of slices is not 2, 3 or 4 and none were selected.
     ValueError
-        If `scaling` or `limits` is not one of the above.
+        If `to_8_bit` or `limits` is not one of the above.
     """
     slices = _used_slices(acquisition)
-    slices = to_eight_bits(slices, acquisition.bit_depth, scaling, limits)
+    ranges = _ranges(slices, acquisition.bit_depth, to_8_bit, limits)
+    if slices.dtype != np.uint8:
+        slices = [_scaled(plane, *r) for plane, r in zip(slices, ranges, strict=True)]
     black = np.zeros(slices[0].shape, np.uint8)
     return cv2.merge([*slices, *[black] * (3 - len(slices))])
 
 
 def fourth_slice_contrast(acquisition: Acquisition) -> float:
-    """Measure how far from black a dropped fourth slice is.
-
-    The paper drops it because it is almost black. Returned is its robust contrast (99.5th
-    minus 0.5th percentile, on every fourth pixel of every fourth row) as a fraction of the
-    largest one among the three slices kept; NaN where no fourth slice is dropped.
-    """
+    """Return the contrast of a dropped fourth slice as a share of the best kept one's, or NaN."""
     if len(acquisition.slices) != 4 or acquisition.selected:
         return math.nan
+    # Every fourth pixel of every fourth row will do, and a few hot ones must not count.
     low, high = np.percentile(acquisition.slices[:, ::4, ::4], [0.5, 99.5], axis=(1, 2))
     contrast = high - low
     return float(contrast[3] / max(contrast[:3].max(), 1.0))
 
 
 def _used_slices(acquisition: Acquisition) -> NDArray:
+    """Pick the slices that R, G and B take: those selected, or by the paper's rule."""
     count = len(acquisition.slices)
-    if acquisition.selected and count <= 3:
-        return acquisition.slices
-    if acquisition.selected:
+    if acquisition.selected and count > 3:
         raise AcquisitionError(
             f"{count} slices were selected ({', '.join(acquisition.channel_names)}), but an RGB "
             "image takes one to three. Name fewer in the parameter `slices`."
         )
-    if count not in (2, 3, 4):
+    if not acquisition.selected and count not in (2, 3, 4):
         raise AcquisitionError(
             f"It holds {count} slice{'s' * (count > 1)} "
             f"({', '.join(acquisition.channel_names[:12])}), but 2, 3 or 4 were expected. "
@@ -183,27 +180,40 @@ def _planes(recording: Recording, slices: Sequence[int | str]) -> tuple[NDArray,
     held = dict(zip(recording.axes, recording.pixels.shape, strict=True))
     if held.get("T", 1) > 1:
         raise AcquisitionError(f"It is a time lapse of {held['T']} frames, not one acquisition.")
-    planes = recording.pixels.reshape(-1, held["Y"], held["X"])
-    outer = {a: n for a, n in held.items() if a not in "YX"}
-    positions = [
-        dict(zip(outer, index, strict=True)) for index in np.ndindex(tuple(outer.values()))
-    ]
-    names = [_slice_name(p, held, recording.channel_names) for p in positions]
-    long_axes = [f"{n} along {a}" for a, n in outer.items() if n > 1]
-    if len(long_axes) > 1 and not slices:
-        listing = "; ".join(f"{k}: {name}" for k, name in enumerate(names[:24]))
-        raise AcquisitionError(
-            f"It is ambiguous: it holds {' times '.join(long_axes)} = {len(names)} slices "
-            f"({listing}{'; …' * (len(names) > 24)}). Say which to use with the parameter "
-            "`slices`, by number, channel name or axis (such as Z=1)."
-        )
+    planes = recording.pixels.reshape(-1, held.pop("Y"), held.pop("X"))
+    positions = [dict(zip(held, index, strict=True)) for index in np.ndindex(*held.values())]
+    names = [_slice_name(position, held, recording.channel_names) for position in positions]
+    listing = "; ".join(f"{k}: {name}" for k, name in enumerate(names[:24]))
     if not slices:
+        long_axes = [f"{n} along {axis}" for axis, n in held.items() if n > 1]
+        if len(long_axes) > 1:
+            raise AcquisitionError(
+                f"It is ambiguous: it holds {' times '.join(long_axes)} = {len(names)} slices "
+                f"({listing}{'; …' * (len(names) > 24)}). Say which to use with the parameter "
+                "`slices`, by number, channel name or axis (such as Z=1)."
+            )
         return planes, tuple(names)
-    chosen = [k for wanted in slices for k in _matching(wanted, positions, names, recording)]
+    chosen = []
+    for wanted in slices:
+        axis, _, at = str(wanted).partition("=")
+        if isinstance(wanted, str) and wanted in recording.channel_names:
+            channel = recording.channel_names.index(wanted)
+            found = [k for k, p in enumerate(positions) if p.get("C", p.get("S")) == channel]
+        elif at.isdecimal():
+            found = [k for k, p in enumerate(positions) if p.get(axis) == int(at)]
+        else:
+            found = [k for k in range(len(names)) if str(k) == str(wanted)]
+        if not found:
+            raise AcquisitionError(
+                f"It has no slice {wanted!r}, asked for by the parameter `slices`. It holds "
+                f"{listing}."
+            )
+        chosen += found
     return planes[chosen], tuple(names[k] for k in chosen)
 
 
 def _slice_name(position: dict[str, int], held: dict[str, int], channels: tuple[str, ...]) -> str:
+    """Name a slice by what tells it from the others: its channel, its place on long axes."""
     parts = [
         channels[k] if axis in "CS" and k < len(channels) else f"{axis}={k}"
         for axis, k in position.items()
@@ -212,29 +222,8 @@ def _slice_name(position: dict[str, int], held: dict[str, int], channels: tuple[
     return ", ".join(parts) or "0"
 
 
-def _matching(
-    wanted: int | str, positions: list[dict[str, int]], names: list[str], recording: Recording
-) -> list[int]:
-    """Return the numbers of the slices that one entry of `slices` asks for."""
-    axis, _, at = str(wanted).partition("=")
-    if isinstance(wanted, str) and wanted in recording.channel_names:
-        channel = recording.channel_names.index(wanted)
-        found = [k for k, p in enumerate(positions) if p.get("C", p.get("S")) == channel]
-    elif isinstance(wanted, str) and at.isdecimal():
-        found = [k for k, p in enumerate(positions) if p.get(axis) == int(at)]
-    elif str(wanted).isdecimal():
-        found = [k for k in range(len(names)) if k == int(wanted)]
-    else:
-        found = []
-    if not found:
-        listing = "; ".join(f"{k}: {name}" for k, name in enumerate(names[:24]))
-        raise AcquisitionError(
-            f"It has no slice {wanted!r}, asked for by the parameter `slices`. It holds {listing}."
-        )
-    return found
-
-
 def _bit_depth(planes: NDArray, stated: int | None, asked: int | None) -> int:
+    """Return the significant bits, and refuse pixels that exceed them."""
     if planes.dtype == np.uint8:
         return min(stated or 8, 8)
     depth = asked or stated or 16
@@ -248,47 +237,32 @@ def _bit_depth(planes: NDArray, stated: int | None, asked: int | None) -> int:
     return depth
 
 
-SCALINGS = ("bit_depth", "fixed", "image", "slice")
-DEFAULT_PERCENTILES = (0.1, 99.9)
-
-
-def to_eight_bits(
-    slices: NDArray, bit_depth: int, scaling: str, limits: tuple[float, float] | None
-) -> Sequence[NDArray[np.uint8]]:
-    """Scale slices, uint8 or uint16 of shape (S, Y, X); 8 bits already are never changed.
-
-    `scaling` and `limits` are those of `acquisition.compose_rgb`.
-
-    Raises
-    ------
-    ValueError
-        If `scaling` or `limits` is not one of those.
-    """
-    ranges = _ranges(slices, bit_depth, scaling, limits)
-    if slices.dtype == np.uint8:
-        return slices
-    return [_scale(plane, *r) for plane, r in zip(slices, ranges, strict=True)]
-
-
 def _ranges(
-    slices: NDArray, bit_depth: int, scaling: str, limits: tuple[float, float] | None
+    slices: NDArray, bit_depth: int, to_8_bit: str, limits: Sequence[float] | None
 ) -> list[tuple[float, float]]:
     """Return for each slice the raw intensities that become 0 and 255."""
-    if scaling not in SCALINGS:
-        raise ValueError(f"scaling is {scaling!r}, but one of {', '.join(SCALINGS)} was expected.")
-    if scaling == "bit_depth":
-        return [(0, (1 << bit_depth) - 1)] * len(slices)
-    if limits is None and scaling == "fixed":
-        raise ValueError("scaling='fixed' needs limits: the raw intensities that become 0 and 255.")
-    low, high = limits or DEFAULT_PERCENTILES
-    if low >= high or (scaling != "fixed" and not 0 <= low < high <= 100):
+    if to_8_bit not in _TO_8_BIT:
         raise ValueError(
-            f"limits are ({low}, {high}), but the first must be the smaller"
-            f"{'' if scaling == 'fixed' else ', both percentiles from 0 to 100'}."
+            f"to_8_bit is {to_8_bit!r}, but one of {', '.join(_TO_8_BIT)} was expected."
         )
-    if scaling == "fixed":
+    if to_8_bit == "bit_depth":
+        return [(0, (1 << bit_depth) - 1)] * len(slices)
+    if to_8_bit == "fixed" and not limits:
+        raise ValueError(
+            "to_8_bit='fixed' needs limits: the raw intensities that become 0 and 255."
+        )
+    limits = tuple(limits or _PERCENTILES)
+    percentiles = to_8_bit != "fixed"
+    bounds = (0, *limits, 100) if percentiles else limits
+    if len(limits) != 2 or limits[0] == limits[1] or [*bounds] != sorted(bounds):
+        raise ValueError(
+            f"limits are {limits}, but two were expected, the first the smaller"
+            f"{', both percentiles from 0 to 100' * percentiles}."
+        )
+    low, high = limits
+    if to_8_bit == "fixed":
         return [(low, high)] * len(slices)
-    if scaling == "image":
+    if to_8_bit == "image":
         return [_percentiles(slices, low, high)] * len(slices)
     return [_percentiles(plane[None], low, high) for plane in slices]
 
@@ -303,7 +277,7 @@ def _percentiles(planes: NDArray, low: float, high: float) -> tuple[float, float
     return float(first), float(last)
 
 
-def _scale(plane: NDArray, low: float, high: float) -> NDArray[np.uint8]:
+def _scaled(plane: NDArray, low: float, high: float) -> NDArray[np.uint8]:
     """Map low…high to 0…255 through a table, which is faster than arithmetic on the pixels."""
     values = np.arange(int(plane.max(initial=0)) + 1, dtype=np.float64)
     table = np.clip((values - low) * (255 / max(high - low, 1e-9)), 0, 255)

@@ -1,25 +1,18 @@
-"""How bright images are, by class and by day, before and after scaling to 8 bits.
+"""How bright images are, by class and by day, before and after they become 8 bits.
 
 If brightness alone told the classes apart, a model could do so without looking at a cell.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-from tqdm.auto import tqdm
 
 from hsc_utils import paper
 from hsc_utils.files import from_root, read_rgb
 from hsc_utils.preparation.acquisition import read_acquisition
 from hsc_utils.preparation.conversion import ImageSettings
-from hsc_utils.provenance import no_bar
-
-_BINS = 128
 
 
 def histograms(
@@ -34,10 +27,8 @@ def histograms(
     ----------
     images : DataFrame
         Rows of ``images.csv``; a sample is enough.
-    raw_dir, prepared_dir : path
-        As given to `prepare.prepare_images`.
-    settings : ImageSettings, optional
-        As given to `prepare.prepare_images`.
+    raw_dir, prepared_dir, settings
+        As given to `prepare_images`.
 
     Returns
     -------
@@ -48,28 +39,31 @@ def histograms(
         ``share`` (fraction of the pixels).
     """
     settings = settings or ImageSettings()
+    raw, prepared = from_root(raw_dir), from_root(prepared_dir)
     tables = []
     for image in images.to_dict("records"):
-        source = from_root(raw_dir) / image["source"]
-        acquisition = read_acquisition(source, slices=settings.slices, bit_depth=settings.bit_depth)
-        rgb = read_rgb(from_root(prepared_dir) / image["path"])
+        acquisition = read_acquisition(
+            raw / image["source"], slices=settings.slices, bit_depth=settings.bit_depth
+        )
+        rgb = read_rgb(prepared / image["path"])
         labels = {name: image[name] for name in ("image_id", "class", "group")}
-        for channel, plane in zip("RGB", acquisition.slices, strict=False):
-            full = (1 << acquisition.bit_depth) - 1
-            tables.append(_histogram(plane, full).assign(stage="raw", channel=channel, **labels))
-            plane = rgb[..., "RGB".index(channel)]
-            tables.append(_histogram(plane, 255).assign(stage="8 bit", channel=channel, **labels))
+        for k, (channel, plane) in enumerate(zip("RGB", acquisition.slices, strict=False)):
+            stages = {"raw": (plane, 1 << acquisition.bit_depth), "8 bit": (rgb[..., k], 256)}
+            for stage, (pixels, levels) in stages.items():
+                counts, edges = np.histogram(pixels, 128, (0, levels))
+                middles = (edges[:-1] + edges[1:]) / 2 / levels
+                table = pd.DataFrame({"intensity": middles, "share": counts / pixels.size})
+                tables.append(table.assign(stage=stage, channel=channel, **labels))
     return pd.concat(tables, ignore_index=True)
 
 
-def _histogram(plane: NDArray, full: int) -> pd.DataFrame:
-    counts, edges = np.histogram(plane, _BINS, (0, full + 1))
-    middles = (edges[:-1] + edges[1:]) / 2 / (full + 1)
-    return pd.DataFrame({"intensity": middles, "share": counts / plane.size})
-
-
-def brightness(images: pd.DataFrame, prepared_dir: str | Path) -> pd.DataFrame:
+def brightness_by_class(images: pd.DataFrame) -> pd.DataFrame:
     """Ask how well the mean brightness of an image alone tells its class.
+
+    Parameters
+    ----------
+    images : DataFrame
+        ``images.csv``.
 
     Returns
     -------
@@ -78,10 +72,7 @@ def brightness(images: pd.DataFrame, prepared_dir: str | Path) -> pd.DataFrame:
         ``AUROC R`` and so on: of this class against the others by that mean, 0.5 for none
         and 1 for perfect separation, whichever of the two is brighter.
     """
-    paths = [from_root(prepared_dir) / path for path in images["path"]]
-    with ThreadPoolExecutor() as pool:
-        done = pool.map(lambda path: cv2.mean(read_rgb(path))[:3], paths)
-        means = np.array([*tqdm(done, "brightness", len(paths), leave=False, disable=no_bar())])
+    means = images[["mean_r", "mean_g", "mean_b"]].to_numpy()
     rows = {}
     for name in paper.class_order(images["class"]):
         mine = (images["class"] == name).to_numpy()

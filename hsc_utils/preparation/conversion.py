@@ -1,36 +1,36 @@
 """Convert many files side by side, each by itself, and keep a record of each.
 
-A process that crashes or hangs on a damaged file takes only that file with it.
+A file that crashes or hangs the process that reads it takes nothing else with it.
 """
 
-import faulthandler
 import json
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import NamedTuple
 
 import cv2
 import imagecodecs
-import joblib
-import numpy as np
 import pandas as pd
-from joblib.externals.loky.process_executor import BrokenProcessPool
+
+# Unlike the standard library's, these processes do not run the caller's script again.
+from joblib.externals.loky import ProcessPoolExecutor, cpu_count
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from hsc_utils.files import atomic_path, file_sha256, full_disk_explained, write_json
-from hsc_utils.preparation import duplicates
-from hsc_utils.preparation.acquisition import (
-    AcquisitionError,
-    compose_rgb,
-    fourth_slice_contrast,
-    read_acquisition,
-)
-from hsc_utils.provenance import no_bar
+from hsc_utils import manifest
+from hsc_utils.files import atomic_path, file_sha256, full_disk_explained, no_bar, write_json
+from hsc_utils.preparation.acquisition import compose_rgb, fourth_slice_contrast, read_acquisition
+from hsc_utils.preparation.duplicates import look
+from hsc_utils.preparation.formats import AcquisitionError, file_named
+from hsc_utils.provenance import code_digest
 
+# What decides an image and its record.
+_ROOMS = ("formats", "acquisition", "duplicates", "conversion")
 # Camera noise has no repeats to find: filtering and run lengths alone give files as small as
 # Pillow's default in a twentieth of its time (2048 × 2048 RGB: 0.08 s for 1.7 s).
 _PNG = {
@@ -50,7 +50,7 @@ class ImageSettings:
         Which slices to use, in which order; empty for all.
     bit_depth : int, optional
         Significant bits of 16-bit files that do not say.
-    scaling : {"bit_depth", "fixed", "image", "slice"}
+    to_8_bit : {"bit_depth", "fixed", "image", "slice"}
         How more than 8 bits become 8.
     limits : (float, float), optional
         Raw intensities for ``fixed``, percentiles for ``image`` and ``slice``.
@@ -60,33 +60,17 @@ class ImageSettings:
 
     slices: Sequence[int | str] = ()
     bit_depth: int | None = None
-    scaling: str = "bit_depth"
+    to_8_bit: str = "bit_depth"
     limits: Sequence[float] | None = None
     size: int | None = None
 
 
 class _Job(NamedTuple):
-    source: str
     raw: Path
     image: Path
     record: Path
     settings: ImageSettings
-
-
-def outdated(
-    sources: pd.DataFrame, raw: Path, prepared: Path, settings: ImageSettings
-) -> pd.DataFrame:
-    """Return the rows of files that are new, changed, or were made with other settings."""
-    contents, waiting = set(), []
-    for job in _jobs(sources, raw, prepared, settings):
-        record = _read_record(job.record)
-        done = record.get("made_from") == _made_from(job)
-        if done and not record["reason"]:
-            # The image of a copy is not kept, so it need not be there.
-            done = record["sha256"] in contents or job.image.exists()
-            contents.add(record["sha256"])
-        waiting.append(not done)
-    return sources[waiting]
+    made_from: dict
 
 
 def convert(
@@ -96,152 +80,119 @@ def convert(
     settings: ImageSettings,
     workers: int | None,
     time_limit_s: float,
-) -> None:
-    """Write image and record of each file in `sources`."""
-    jobs = _jobs(sources, raw, prepared, settings)
-    if not jobs:
-        return
+) -> tuple[pd.DataFrame, int]:
+    """Bring image and record of each file up to date; return all records, and how many are new."""
+    jobs = [*_jobs(sources, raw, prepared, settings)]
+    waiting = [*_waiting(jobs)]
     for folder in ("images", "records"):
         (prepared / folder).mkdir(parents=True, exist_ok=True)
-    for marker in (prepared / "records").glob("*.started"):
-        marker.unlink()
-    workers = min(workers or joblib.cpu_count(), len(jobs))
-    progress = tqdm(total=len(jobs), desc="prepare", unit="file", disable=no_bar(), leave=False)
-    with progress:
-        if workers == 1:
-            for job in jobs:
-                _convert_file(job)
-                progress.update()
-        else:
-            _convert_in_parallel(jobs, workers, time_limit_s, progress)
-
-
-def read_records(sources: pd.DataFrame, prepared: Path) -> pd.DataFrame:
-    """Return what came of each file: ``source``, ``reason``, and for images all columns."""
-    records = [
-        {"source": source, **_read_record(prepared / "records" / f"{image_id}.json")}
-        for source, image_id in zip(sources["source"], sources["image_id"], strict=True)
-    ]
-    texts = ["path", "sha256", "acquired_at", "channel_names", "objective", "look"]
-    numbers = ["slices", "height", "width", "bit_depth", "simulated"]
-    numbers += ["pixel_size_um", "fourth_slice_contrast"]
-    columns = ["source", "reason", *texts, *numbers]
-    table = pd.DataFrame(records, columns=columns)
-    return table.astype(dict.fromkeys(texts, object)).fillna(dict.fromkeys(texts, ""))
-
-
-def tidy(prepared: Path, known: set[str], kept: set[str]) -> None:
-    """Delete records of files that are gone, and images of those and of copies."""
-    for path in (prepared / "images").glob("*.png"):
-        if path.stem not in kept:
-            path.unlink()
-    for path in (prepared / "records").glob("*.json"):
-        if path.stem not in known:
-            path.unlink()
-    for path in prepared.glob("*/.*.part"):  # left by a killed process
-        path.unlink()
-
-
-def _jobs(sources: pd.DataFrame, raw: Path, prepared: Path, settings: ImageSettings) -> list[_Job]:
-    return [
-        _Job(
-            source,
-            raw / source,
-            prepared / "images" / f"{image_id}.png",
-            prepared / "records" / f"{image_id}.json",
-            settings,
-        )
-        for source, image_id in zip(sources["source"], sources["image_id"], strict=True)
-    ]
-
-
-def _made_from(job: _Job) -> dict:
-    """Tell one state of a file and settings from another without reading the file."""
-    state = job.raw.stat()
-    settings = json.loads(json.dumps(asdict(job.settings)))
-    return {"bytes": state.st_size, "modified_ns": state.st_mtime_ns, "settings": settings}
-
-
-def _read_record(path: Path) -> dict:
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _convert_in_parallel(
-    jobs: list[_Job], workers: int, time_limit_s: float, progress: tqdm
-) -> None:
-    """Work through the jobs; after a crash, try again those that ran then, each alone."""
-    while jobs:
-        try:
-            for _ in _in_processes(jobs, workers, time_limit_s):
-                progress.update()
-            return
-        except BrokenProcessPool:
-            for job in jobs:
-                if _marker(job).exists():
-                    _convert_suspect(job, time_limit_s)
-                    progress.update()
-            jobs = [
-                job for job in jobs if _read_record(job.record).get("made_from") != _made_from(job)
-            ]
-
-
-def _in_processes(jobs: list[_Job], workers: int, time_limit_s: float):
-    tasks = (joblib.delayed(_convert_within_limit)(job, time_limit_s) for job in jobs)
-    return joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(tasks)
-
-
-def _convert_suspect(job: _Job, time_limit_s: float) -> None:
-    try:
-        # Two processes, because joblib starts none for one; the second has nothing to do.
-        list(_in_processes([job], 2, time_limit_s))
-    except BrokenProcessPool:
-        reason = (
-            f"{job.raw.name}: Reading it crashed the program or took longer than "
-            f"{time_limit_s:g} s, twice. It seems damaged: copy it again."
-        )
-        write_json(job.record, {"made_from": _made_from(job), "reason": reason})
-        _marker(job).unlink(missing_ok=True)
-
-
-def _marker(job: _Job) -> Path:
-    return job.record.with_suffix(".started")
-
-
-def _convert_within_limit(job: _Job, time_limit_s: float) -> None:
-    """Convert a file, or end this process when it takes too long, even inside a library."""
-    with Path(os.devnull).open("w") as nowhere:
-        faulthandler.dump_traceback_later(time_limit_s, exit=True, file=nowhere)
-        try:
+    if workers == 1:
+        for job in _progress(waiting, len(waiting)):
             _convert_file(job)
+    else:
+        failed = _convert_in_processes(waiting, workers or cpu_count(), time_limit_s)
+        for job in _convert_in_processes(failed, workers or cpu_count(), time_limit_s):
+            reason = (
+                f"{job.raw.name}: Reading it crashed the program or took longer than "
+                f"{time_limit_s:g} s, twice. It seems damaged: copy it again."
+            )
+            write_json(job.record, {"made_from": job.made_from, "reason": reason})
+    known = sources.drop(columns="reason")
+    columns = [*(c for c in manifest.IMAGE_COLUMNS if c not in known), "look", "reason"]
+    texts = [c for c in columns if manifest.IMAGE_COLUMNS.get(c, str) is str]
+    records = pd.DataFrame([_read_record(job) for job in jobs], sources.index, columns)
+    records = records.astype(dict.fromkeys(texts, object)).fillna(dict.fromkeys(texts, ""))
+    return known.join(records), len(waiting)
+
+
+def _jobs(
+    sources: pd.DataFrame, raw: Path, prepared: Path, settings: ImageSettings
+) -> Iterator[_Job]:
+    """Say of each file where it goes, and what tells its state from another unread."""
+    # As they come back from a record: tuples as lists.
+    plain = json.loads(json.dumps(asdict(settings)))
+    same = {"settings": plain, "code": code_digest(*(f"preparation.{room}" for room in _ROOMS))}
+    for source, image_id in zip(sources["source"], sources["image_id"], strict=True):
+        image = prepared / "images" / f"{image_id}.png"
+        record = prepared / "records" / f"{image_id}.json"
+        state = (raw / source).stat()
+        made_from = {"bytes": state.st_size, "modified_ns": state.st_mtime_ns, **same}
+        yield _Job(raw / source, image, record, settings, made_from)
+
+
+def _waiting(jobs: Sequence[_Job]) -> Iterator[_Job]:
+    """Go through the jobs that are not done."""
+    contents = set()
+    for job in jobs:
+        record = _read_record(job)
+        done = record.get("made_from") == job.made_from
+        if done and not record["reason"]:
+            # The image of a copy is not kept, so it need not be there.
+            done = record["sha256"] in contents or job.image.exists()
+            contents.add(record["sha256"])
+        if not done:
+            yield job
+
+
+def _read_record(job: _Job) -> dict:
+    return json.loads(job.record.read_text()) if job.record.exists() else {}
+
+
+def _convert_in_processes(jobs: list[_Job], workers: int, time_limit_s: float) -> list[_Job]:
+    """Share jobs out to processes that hold one file each; return those that ended theirs."""
+    processes = [ProcessPoolExecutor(1) for _ in range(min(workers, len(jobs)))]
+    idle = SimpleQueue()
+    for k in range(len(processes)):
+        idle.put(k)
+
+    def attempt(job: _Job) -> _Job | None:
+        k = idle.get()
+        try:
+            # Making an object starts the process and its imports, which the limit is not for.
+            processes[k].submit(ImageSettings).result()
+            processes[k].submit(_convert_file, job).result(time_limit_s)
+        except (BrokenProcessPool, TimeoutError):
+            processes[k].shutdown(kill_workers=True)
+            processes[k] = ProcessPoolExecutor(1)
+            return job
         finally:
-            faulthandler.cancel_dump_traceback_later()
+            idle.put(k)
+
+    with ThreadPoolExecutor(max(len(processes), 1)) as threads:
+        try:
+            return [*filter(None, _progress(threads.map(attempt, jobs), len(jobs)))]
+        finally:  # also when interrupted, or when the disk is full
+            threads.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.shutdown(kill_workers=True)
+
+
+def _progress(items: Iterable, total: int) -> Iterable:
+    return tqdm(items, "prepare", total, unit="file", disable=no_bar() or not total, leave=False)
 
 
 def _convert_file(job: _Job) -> None:
-    made_from = _made_from(job)
+    """Write image and record of one file, or a record of why it cannot be used."""
     with full_disk_explained(job.record.parent):
-        _marker(job).touch()
         try:
             rgb, record = _image_and_record(job)
         except AcquisitionError as error:
-            write_json(job.record, {"made_from": made_from, "reason": str(error)})
+            record = {"reason": str(error)}
         else:
             with atomic_path(job.image) as temporary:
                 temporary.write_bytes(imagecodecs.png_encode(rgb, **_PNG))
-            write_json(job.record, {"made_from": made_from, **record})
-        _marker(job).unlink()
+        write_json(job.record, {"made_from": job.made_from, **record})
 
 
-def _image_and_record(job: _Job) -> tuple[NDArray[np.uint8], dict]:
+def _image_and_record(job: _Job) -> tuple[NDArray, dict]:
     settings = job.settings
     acquisition = read_acquisition(job.raw, slices=settings.slices, bit_depth=settings.bit_depth)
-    try:
-        rgb = compose_rgb(acquisition, scaling=settings.scaling, limits=settings.limits)
+    with file_named(job.raw):
+        rgb = compose_rgb(acquisition, to_8_bit=settings.to_8_bit, limits=settings.limits)
         rgb, pixel_size_um = _resized(rgb, settings.size, acquisition.pixel_size_um)
-    except AcquisitionError as error:
-        raise AcquisitionError(f"{job.raw.name}: {error}") from None
     contrast = fourth_slice_contrast(acquisition)
     moment = acquisition.acquired_at
+    means = zip(("mean_r", "mean_g", "mean_b"), cv2.mean(rgb), strict=False)
     return rgb, {
         "reason": "",
         "path": f"images/{job.image.name}",
@@ -256,13 +207,14 @@ def _image_and_record(job: _Job) -> tuple[NDArray[np.uint8], dict]:
         "objective": acquisition.objective,
         "simulated": acquisition.simulated,
         "fourth_slice_contrast": None if math.isnan(contrast) else round(contrast, 4),
-        "look": duplicates.look(rgb),
+        "look": look(rgb),
+        **{name: round(mean, 4) for name, mean in means},
     }
 
 
 def _resized(
-    rgb: NDArray[np.uint8], size: int | None, pixel_size_um: float | None
-) -> tuple[NDArray[np.uint8], float | None]:
+    rgb: NDArray, size: int | None, pixel_size_um: float | None
+) -> tuple[NDArray, float | None]:
     height, width = rgb.shape[:2]
     if size is None or (height, width) == (size, size):
         return rgb, pixel_size_um

@@ -1,28 +1,26 @@
 """Find the same image twice: the same bytes, or the same look."""
 
 import cv2
-import imagehash
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.fft import dct
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-_HASH_SIDE = 16
 # Of the 256 bits of a hash, two unrelated images share about half.
-NEAR_BITS = 48
+_NEAR_BITS = 48
 
 
 def look(rgb: NDArray[np.uint8]) -> str:
-    """Return the perceptual hash of an image: 256 bits as 64 hexadecimal digits.
-
-    Brightness and contrast of the whole image do not change it, and noise and small shifts
-    change few bits; turning or mirroring the image changes half of them.
-    """
+    """Return 256 bits (64 digits), alike for an image that is dimmed, noisy or a bit shifted."""
+    # Whether each of the 16 × 16 lowest frequencies is strong: imagehash's phash, bit for bit.
     small = cv2.resize(rgb, (256, 256), interpolation=cv2.INTER_AREA)
     gray = Image.fromarray(small.mean(axis=2).astype(np.uint8))
-    return str(imagehash.phash(gray, hash_size=_HASH_SIDE))
+    pixels = np.asarray(gray.resize((64, 64), Image.Resampling.LANCZOS), float)
+    lowest = dct(dct(pixels, axis=0), axis=1)[:16, :16]
+    return np.packbits(lowest > np.median(lowest)).tobytes().hex()
 
 
 def copies(table: pd.DataFrame) -> pd.Series:
@@ -66,25 +64,13 @@ def refused_copies(table: pd.DataFrame, kept: pd.Series) -> pd.DataFrame:
     return pd.DataFrame({"source": table.loc[kept.index, "source"], "reason": reasons})
 
 
-def similar_looks(hashes: pd.Series, names: pd.Series, bits: int = NEAR_BITS) -> pd.Series:
-    """Name for each image the first of those that look like it; empty for that one itself.
-
-    Images that are alike by a chain of such pairs share one name.
-
-    Parameters
-    ----------
-    hashes : Series of str
-        From `look`.
-    names : Series of str
-        What to call the images.
-    bits : int
-        Hashes that differ in at most this many of their 256 bits are alike.
-    """
+def similar_looks(hashes: pd.Series, names: pd.Series) -> pd.Series:
+    """Name for each image the first of a chain of look-alikes; empty for that one itself."""
     words = np.array([list(bytes.fromhex(h)) for h in hashes], np.uint8).view(np.uint64)
     rows, columns = [], []
     for k in range(len(words)):
         distances = np.bitwise_count(words[k + 1 :] ^ words[k]).sum(axis=1)
-        alike = np.flatnonzero(distances <= bits) + k + 1
+        alike = np.flatnonzero(distances <= _NEAR_BITS) + k + 1
         rows += [k] * len(alike)
         columns += list(alike)
     links = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(words), len(words)))

@@ -15,54 +15,35 @@ _SUBSET_COLOURS = {"train": "#4D4D4D", "validation": "#999999", "test": "#D9D9D9
 _CHANNEL_SLICES = {"R": "first slice (R)", "G": "second slice (G)", "B": "third slice (B)"}
 
 
-def slices(
-    acquisitions: Mapping[str, Acquisition],
-    composed: Mapping[str, NDArray[np.uint8]],
-    note: str = "",
-) -> Figure:
-    """Show each acquisition in a row: its slices one by one, then its RGB image.
-
-    Each slice is drawn from its 0.5th to its 99.5th percentile to be seen at all; the RGB
-    image is drawn as it is.
+def slices(examples: Mapping[str, tuple[Acquisition, NDArray]], note: str = "") -> Figure:
+    """Show each acquisition in a row: its slices, stretched for the eye, then its RGB image.
 
     Parameters
     ----------
-    acquisitions : mapping of str to Acquisition
-        By title.
-    composed : mapping of str to ndarray of uint8, shape (Y, X, 3)
-        The RGB image of each.
+    examples : mapping of str to (Acquisition, ndarray of uint8, shape (Y, X, 3))
+        By title, an acquisition and the RGB image made of it.
     note : str
         Whose data these are.
     """
-    width = max(len(a.slices) for a in acquisitions.values()) + 1
-    figure, axes = drawing.new_figure(
-        len(acquisitions), width, size=(1.75 * width, 2.05 * len(acquisitions)), squeeze=False
-    )
-    for row, (title, acquisition) in zip(axes, acquisitions.items(), strict=True):
-        for panel in row:
-            panel.axis("off")
-        for panel, plane, name in zip(
-            row, acquisition.slices, acquisition.channel_names, strict=False
-        ):
-            low, high = np.percentile(plane, [0.5, 99.5])
-            panel.imshow(plane, cmap="gray", vmin=low, vmax=max(high, low + 1))
+    rows, columns = len(examples), max(len(one.slices) for one, _ in examples.values()) + 1
+    size = (1.75 * columns, 2.05 * rows)
+    figure, panels = drawing.picture_grid(rows, columns, size=size, labels=[*examples])
+    for row, (one, rgb) in zip(panels, examples.values(), strict=True):
+        for panel, plane, name in zip(row, one.slices, one.channel_names, strict=False):
+            panel.imshow(drawing.stretched(plane), cmap="gray", vmin=0, vmax=255)
             panel.set_title(name, fontsize=8)
-        row[-1].imshow(composed[title])
+        row[-1].imshow(rgb)
         row[-1].set_title("RGB", fontsize=8)
-        row[0].text(
-            -0.06, 0.5, title, transform=row[0].transAxes, rotation=90, va="center", ha="right",
-            fontsize=8,
-        )  # fmt: skip
     return drawing.finish(figure, note)
 
 
 def intensity_histograms(histograms: pd.DataFrame, by: str, note: str = "") -> Figure:
-    """Draw how often each intensity occurs, one line a class or day, before and after scaling.
+    """Draw how often each intensity occurs, one line a class or day, raw and as 8 bits.
 
     Parameters
     ----------
     histograms : DataFrame
-        From `intensities.histograms`.
+        From `histograms`.
     by : {"class", "group"}
         What the lines are.
     note : str
@@ -88,10 +69,8 @@ def intensity_histograms(histograms: pd.DataFrame, by: str, note: str = "") -> F
         seen = curves[:, channel][curves[:, channel] > 0.001].index.get_level_values("intensity")
         panel.set(xlabel="Intensity (share of range)", xlim=(seen.min() - 0.02, seen.max() + 0.02))
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper center", ncols=min(len(names), 6), frameon=False,
-        fontsize=8,
-    )  # fmt: skip
+    style = {"ncols": min(len(names), 6), "frameon": False, "fontsize": 8}
+    figure.legend(handles, labels, loc="outside upper center", **style)
     return drawing.finish(figure, note)
 
 
@@ -108,10 +87,8 @@ def split_bars(counts: pd.DataFrame, note: str = "") -> Figure:
     figure, axes = drawing.new_figure(size=(6.5, 0.9 + 0.45 * len(counts)))
     left = np.zeros(len(counts))
     for subset in counts:
-        bars = axes.barh(
-            counts.index, counts[subset], left=left, label=subset, height=0.65,
-            color=_SUBSET_COLOURS[subset],
-        )  # fmt: skip
+        style = {"label": subset, "height": 0.65, "color": _SUBSET_COLOURS[subset]}
+        bars = axes.barh(counts.index, counts[subset], left=left, **style)
         colour = "white" if subset == "train" else "black"
         axes.bar_label(bars, label_type="center", color=colour, fontsize=8)
         left += counts[subset].to_numpy()
@@ -131,18 +108,12 @@ def contact_sheet(thumbnails: Mapping[str, Sequence[NDArray[np.uint8]]], note: s
     note : str
         Whose data these are.
     """
-    width = max(map(len, thumbnails.values()))
-    figure, axes = drawing.new_figure(
-        len(thumbnails), width, size=(8, 8 / width * len(thumbnails) + 0.2), squeeze=False
-    )
-    colours = drawing.class_colours(list(thumbnails))
-    for row, (name, images) in zip(axes, thumbnails.items(), strict=True):
-        for panel in row:
-            panel.axis("off")
+    names, columns = [*thumbnails], max(map(len, thumbnails.values()))
+    size = (8, 8 / columns * len(names) + 0.2)
+    figure, panels = drawing.picture_grid(len(names), columns, size=size, labels=names)
+    colours = drawing.class_colours(names)
+    for row, (name, images) in zip(panels, thumbnails.items(), strict=True):
+        row[0].texts[0].set(color=colours[name], fontweight="bold")
         for panel, image in zip(row, images, strict=False):
             panel.imshow(image)
-        row[0].text(
-            -0.06, 0.5, name, transform=row[0].transAxes, rotation=90, va="center", ha="right",
-            fontsize=9, color=colours[name], fontweight="bold",
-        )  # fmt: skip
     return drawing.finish(figure, note)

@@ -30,15 +30,22 @@ class AcquisitionError(ValueError):
     """A file that cannot be read or used; the message says why, and what to do."""
 
 
+@contextmanager
+def file_named(path: Path) -> Iterator[None]:
+    """Put a file's name before what an AcquisitionError says of it."""
+    try:
+        yield
+    except AcquisitionError as error:
+        raise AcquisitionError(f"{path.name}: {error}") from error.__cause__
+
+
 @dataclass(frozen=True)
 class Recording:
-    """What one file holds: pixels of shape given by `axes`, which ends in ``YX``.
-
-    Axes are T (time), Z (focal plane), C (channel), L (wavelength), S (R, G, B of a ready
-    colour image) or another letter of tifffile's.
-    """
+    """What one file holds: pixels of shape given by `axes`, and what its metadata say."""
 
     pixels: NDArray
+    # T (time), Z (focal plane), C (channel), L (wavelength), S (R, G, B of a ready colour image)
+    # or another letter of tifffile's, then YX.
     axes: str
     channel_names: tuple[str, ...] = ()
     bit_depth: int | None = None
@@ -49,34 +56,28 @@ class Recording:
 
 
 def read_recording(path: Path) -> Recording:
-    """Read a file by the format its first bytes show.
-
-    Raises
-    ------
-    AcquisitionError
-        If it is missing, empty, not a supported format, damaged, or not of 8- or 16-bit pixels.
-    """
+    """Read a file by the format its first bytes show; AcquisitionError if that cannot be."""
     try:
         with path.open("rb") as stream:
             start = stream.read(16)
     except OSError as error:
-        raise AcquisitionError(f"{path.name}: It cannot be opened ({error.strerror}).") from error
+        raise AcquisitionError(f"It cannot be opened ({error.strerror}).") from error
     if not start:
-        raise AcquisitionError(f"{path.name}: It is empty (0 bytes). Copy it again.")
-    read = next((f for magic, f in _FORMATS.items() if start.startswith(magic)), None)
+        raise AcquisitionError("It is empty (0 bytes). Copy it again.")
+    read = next((reader for begins, reader in _FORMATS if start.startswith(begins)), None)
     if read is None:
         raise AcquisitionError(
-            f"{path.name}: It is neither OIR, TIFF nor PNG by its first bytes. Convert it, or "
-            "copy it again if it should be one of these."
+            "It is neither OIR, TIFF nor PNG by its first bytes. Convert it, or copy it again if "
+            "it should be one of these."
         )
     try:
         return _checked(read(path))
-    except AcquisitionError as error:
-        raise AcquisitionError(f"{path.name}: {error}") from error.__cause__
+    except AcquisitionError:
+        raise
     except Exception as error:  # damaged files raise nearly everything in the libraries
         raise AcquisitionError(
-            f"{path.name}: It cannot be read and seems damaged or cut short "
-            f"({type(error).__name__}: {str(error)[:80]}). Copy it again."
+            f"It cannot be read and seems damaged or cut short ({type(error).__name__}: "
+            f"{str(error)[:80]}). Copy it again."
         ) from error
 
 
@@ -95,7 +96,7 @@ def _checked(recording: Recording) -> Recording:
 
 def _read_oir(path: Path) -> Recording:
     with (
-        _complaints("oirfile", logging.WARNING) as complaints,
+        _complaints_refused("oirfile", logging.WARNING),
         oirfile.OirFile(path, squeeze=False) as oir,
     ):
         if not oir.sizes:
@@ -111,7 +112,7 @@ def _read_oir(path: Path) -> Recording:
         planes = math.prod(n for axis, n in oir.sizes.items() if axis not in "YX")
         if (
             oir.nbytes > weight
-            or oir.sizes["Y"] != int(xml_text(frame, "height") or 0)
+            or oir.sizes["Y"] != int(_xml(frame).findtext(".//{*}height", "0"))
             or len(oir._pixel_map) != planes
         ):
             raise AcquisitionError(
@@ -134,23 +135,20 @@ def _read_oir(path: Path) -> Recording:
         pixels = oir.asarray()
         metadata = "".join(text for texts in oir.xml_metadata.values() for text in texts)
         general = (oir.xml_metadata.get(oirfile.METADATA.LSMIMAGE) or [""])[0]
-        recording = Recording(
+        return Recording(
             pixels=pixels,
             axes="".join(oir.dims),
             channel_names=names,
             bit_depth=oir.bitspersample or None,
-            acquired_at=acquisition_time(oir.datetime),
+            acquired_at=_acquisition_time(oir.datetime),
             pixel_size_um=oir.coord_scales.get("X"),
-            objective=objective_name(general),
+            objective=_xml(general).findtext(".//{*}objectiveLens//{*}name", "").strip(),
             simulated="SIMULATED" in metadata or "SIMULATED" in oir.producer,
         )
-    if complaints:
-        raise AcquisitionError(f"It is damaged or cut short ({complaints[0]}). Copy it again.")
-    return recording
 
 
 def _read_tiff(path: Path) -> Recording:
-    with _complaints("tifffile", logging.ERROR) as complaints, tifffile.TiffFile(path) as tiff:
+    with _complaints_refused("tifffile", logging.ERROR), tifffile.TiffFile(path) as tiff:
         if len(tiff.series) != 1:
             raise AcquisitionError(
                 f"It holds {len(tiff.series)} separate images (tiles, positions or sizes), but "
@@ -163,24 +161,28 @@ def _read_tiff(path: Path) -> Recording:
         axes = series.axes
         if page.photometric != tifffile.PHOTOMETRIC.RGB:
             axes = axes.replace("S", "C")
-        ome, description = tiff.ome_metadata or "", page.description
-        moment = xml_text(ome, "AcquisitionDate") or page.tags.valueof(306)
+        ome = _xml(tiff.ome_metadata)
+        stated = _attributes(ome, "Pixels")
+        unit = _UNITS_UM.get(stated.get("PhysicalSizeXUnit", "µm"))
+        side = stated.get("PhysicalSizeX")
+        channels = enumerate(ome.iterfind(".//{*}Channel"))
+        moment = ome.findtext(".//{*}AcquisitionDate") or page.tags.valueof(306)
+        texts = f"{tiff.ome_metadata}{page.description}{page.software}"
         recording = Recording(
             pixels=series.asarray(),
             axes=axes,
-            channel_names=ome_channels(ome),
-            bit_depth=int(ome_attribute(ome, "Pixels", "SignificantBits") or 0) or None,
-            acquired_at=acquisition_time(moment),
-            pixel_size_um=ome_pixel_size_um(ome),
-            objective=ome_attribute(ome, "Objective", "Model"),
-            simulated="SIMULATED" in f"{ome}{description}{page.software}",
+            channel_names=tuple(channel.get("Name") or f"C={k}" for k, channel in channels),
+            bit_depth=int(stated.get("SignificantBits", 0)) or None,
+            acquired_at=_acquisition_time(moment),
+            pixel_size_um=float(side) * unit if side and unit else None,
+            objective=_attributes(ome, "Objective").get("Model", ""),
+            simulated="SIMULATED" in texts,
         )
-    if complaints:
-        raise AcquisitionError(f"It is damaged or cut short ({complaints[0]}). Copy it again.")
     return _samples(recording)
 
 
 def _check_tiff(series: tifffile.TiffPageSeries, weight: int) -> None:
+    """Refuse colours that are no intensities, and more pixels than the file has bytes for."""
     if series.nbytes > MAX_BYTES:
         raise AcquisitionError(
             f"It claims {series.nbytes:,} bytes of pixels, more than one acquisition can hold "
@@ -199,35 +201,27 @@ def _read_png(path: Path) -> Recording:
     width, height = (int.from_bytes(content[at : at + 4]) for at in (16, 20))
     if width * height * 8 > MAX_BYTES:
         raise AcquisitionError(f"It claims {width} × {height} pixels, too many. It is damaged.")
-    _check_png(content, width, height)
-    pixels = imagecodecs.png_decode(content)
-    return _samples(
-        Recording(
-            pixels=pixels,
-            axes="YXS"[: pixels.ndim],
-            simulated=b"SIMULATED" in content[: content.find(b"IDAT")],
-        )
-    )
-
-
-def _check_png(content: bytes, width: int, height: int) -> None:
-    """Refuse sizes that the pixels do not make up; the library would crop or shear them."""
     bits, colours, interlaced = content[24], content[25], content[28]
-    if interlaced:
-        return
     row_bytes = -(-width * bits * _PNG_SAMPLES[colours] // 8) + 1
-    expected = row_bytes * height
-    stream, at = zlib.decompressobj(), content.find(b"IDAT") - 4
-    found = 0
-    while content[at + 4 : at + 8] == b"IDAT":
-        length = int.from_bytes(content[at : at + 4])
-        found += len(stream.decompress(content[at + 8 : at + 8 + length], expected - found + 1))
-        at += length + 12
-    if found != expected:
+    # The library would crop or shear what does not fit.
+    if not interlaced and not _png_holds(content, row_bytes * height):
         raise AcquisitionError(
             f"Its size is said to be {width} × {height}, which its pixels do not make up. It is "
             "damaged or cut short: copy it again."
         )
+    pixels = imagecodecs.png_decode(content)
+    simulated = b"SIMULATED" in content[: content.find(b"IDAT")]
+    return _samples(Recording(pixels, "YXS"[: pixels.ndim], simulated=simulated))
+
+
+def _png_holds(content: bytes, expected: int) -> bool:
+    """Tell whether the chunks of pixels unpack to as many bytes, without unpacking more."""
+    stream, at, found = zlib.decompressobj(), content.find(b"IDAT") - 4, 0
+    while content[at + 4 : at + 8] == b"IDAT":
+        length = int.from_bytes(content[at : at + 4])
+        found += len(stream.decompress(content[at + 8 : at + 8 + length], expected - found + 1))
+        at += length + 12
+    return found == expected
 
 
 def _samples(recording: Recording) -> Recording:
@@ -242,82 +236,47 @@ def _samples(recording: Recording) -> Recording:
             f"It is a colour image of shape {pixels.shape} with transparency or several planes, "
             "but plain RGB was expected."
         )
-    colours = ("red", "green", "blue")
-    return replace(recording, pixels=pixels, channel_names=colours)
+    return replace(recording, pixels=pixels, channel_names=("red", "green", "blue"))
 
 
 @contextmanager
-def _complaints(library: str, level: int) -> Iterator[list[str]]:
-    """Collect what a library only logs at `level` and above, so that it refuses the file."""
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            messages.append(record.getMessage())
-
-    messages: list[str] = []
-    logger = logging.getLogger(library)
-    handler, propagate = Collector(level), logger.propagate
+def _complaints_refused(library: str, level: int) -> Iterator[None]:
+    """Refuse a file of which a library only logs, at `level` and above, that it is damaged."""
+    complaints: list[str] = []
+    logger, handler = logging.getLogger(library), logging.Handler(level)
+    handler.emit = lambda record: complaints.append(record.getMessage())
+    propagate, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
-    logger.propagate = False
     try:
-        yield messages
+        yield
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
+    if complaints:
+        raise AcquisitionError(f"It is damaged or cut short ({complaints[0]}). Copy it again.")
 
 
-_FORMATS = {
-    b"OLYMPUSRAWFORMAT": _read_oir,
-    b"II*\0": _read_tiff,
-    b"MM\0*": _read_tiff,
-    b"II+\0": _read_tiff,
-    b"MM\0+": _read_tiff,
-    b"\x89PNG\r\n\x1a\n": _read_png,
-}
+_FORMATS = (
+    (b"OLYMPUSRAWFORMAT", _read_oir),
+    ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _read_tiff),
+    (b"\x89PNG\r\n\x1a\n", _read_png),
+)
 
 _UNITS_UM = {"µm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 
 
-def ome_pixel_size_um(document: str) -> float | None:
-    """Return the side of a pixel in micrometres, or None where no known unit is given."""
-    size = ome_attribute(document, "Pixels", "PhysicalSizeX")
-    unit = ome_attribute(document, "Pixels", "PhysicalSizeXUnit") or "µm"
-    return float(size) * _UNITS_UM[unit] if size and unit in _UNITS_UM else None
+def _xml(document: str | None) -> ElementTree.Element:
+    """Parse a document; an absent one has no elements."""
+    return ElementTree.fromstring(document.encode()) if document else ElementTree.Element("none")
 
 
-def ome_attribute(document: str, element: str, attribute: str) -> str:
-    """Return an attribute of the first such element of an OME document, or nothing."""
-    found = next(_elements(document, element), None)
-    return found.get(attribute, "") if found is not None else ""
+def _attributes(tree: ElementTree.Element, name: str) -> dict[str, str]:
+    """Return the attributes of the first element of a local name, if there is one."""
+    found = tree.find(f".//{{*}}{name}")
+    return {} if found is None else found.attrib
 
 
-def ome_channels(document: str) -> tuple[str, ...]:
-    """Return the channels' names; a channel without one is called by its number."""
-    channels = enumerate(_elements(document, "Channel"))
-    return tuple(channel.get("Name") or f"C={k}" for k, channel in channels)
-
-
-def xml_text(document: str, element: str) -> str:
-    """Return the text of the first such element, whatever its namespace, or nothing."""
-    texts = (found.text for found in _elements(document, element))
-    return next((text.strip() for text in texts if text), "")
-
-
-def objective_name(document: str) -> str:
-    """Return the name of the objective lens in Olympus's document of the acquisition."""
-    lens = next(_elements(document, "objectiveLens"), None)
-    return xml_text(ElementTree.tostring(lens, "unicode"), "name") if lens is not None else ""
-
-
-def _elements(document: str, name: str) -> Iterator[ElementTree.Element]:
-    """Go through the elements of a document by local name; an empty document has none."""
-    if document:
-        for element in ElementTree.fromstring(document.encode()).iter():
-            if element.tag.rpartition("}")[2] == name:
-                yield element
-
-
-def acquisition_time(text: str | None) -> datetime | None:
+def _acquisition_time(text: str | None) -> datetime | None:
     """Read ISO 8601 or TIFF's ``YYYY:MM:DD HH:MM:SS``; nothing else counts as a time."""
     for layout in (datetime.fromisoformat, lambda t: datetime.strptime(t, "%Y:%m:%d %H:%M:%S")):
         try:

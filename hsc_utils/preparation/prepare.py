@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from hsc_utils import manifest
+from hsc_utils import manifest, provenance
 from hsc_utils.files import from_root, shown_path, write_csv
 from hsc_utils.preparation import duplicates
-from hsc_utils.preparation.conversion import ImageSettings, convert, outdated, read_records, tidy
+from hsc_utils.preparation.conversion import ImageSettings, convert
 from hsc_utils.preparation.sources import list_sources
-from hsc_utils.provenance import write_provenance
 
 
 def prepare_images(
@@ -25,6 +24,7 @@ def prepare_images(
     prepared_dir: str | Path,
     settings: ImageSettings | None = None,
     *,
+    dataset: str = "",
     class_names: Sequence[str] = (),
     fractions: Sequence[float] = (0.6, 0.2, 0.2),
     seed: int = 0,
@@ -48,6 +48,8 @@ def prepare_images(
         gone is deleted from it.
     settings : ImageSettings, optional
         Which slices to use, and how intensities become 8 bits.
+    dataset : str
+        Name of the data set, recorded for the notebooks that follow.
     class_names : sequence of str
         Classes to use; empty for the paper's, or for every folder where none is one of them.
     fractions, seed, small_classes
@@ -80,53 +82,52 @@ def prepare_images(
     """
     started = time.perf_counter()
     settings = settings or ImageSettings()
-    sources = list_sources(raw_dir, class_names)
     raw, prepared = from_root(raw_dir), from_root(prepared_dir)
+    sources = list_sources(raw, class_names)
     usable = sources[sources["reason"] == ""]
-    waiting = outdated(usable, raw, prepared, settings)
-    convert(waiting, raw, prepared, settings, workers, time_limit_s)
-
-    records = usable.drop(columns="reason").merge(read_records(usable, prepared), on="source")
+    records, read_now = convert(usable, raw, prepared, settings, workers, time_limit_s)
     # Refused files have none of these, which made them fractions and objects.
-    whole = {"slices": int, "height": int, "width": int, "bit_depth": int, "simulated": bool}
-    images = records[records["reason"] == ""].drop(columns="reason").astype(whole)
+    whole = {name: kind for name, kind in manifest.IMAGE_COLUMNS.items() if kind in (int, bool)}
+    images = records[records["reason"] == ""].astype(whole)
     copies = duplicates.copies(images)
-    images = images[copies == ""]
     rejected = _rejected(sources, records, copies)
-    tidy(prepared, set(sources["image_id"]), set(images["image_id"]))
-    prepared.mkdir(parents=True, exist_ok=True)
+    images = images[copies == ""]
+    _tidy(prepared, set(sources["image_id"]), set(images["image_id"]))
     changed = _write_if_changed(prepared / "rejected.csv", rejected)
     _check_totals(sources, images, rejected)
 
-    images = _grouped(images, group)
     looks = duplicates.similar_looks(images["look"], images["image_id"])
-    images = images.assign(near_duplicate_of=looks)
+    images = images.assign(group=_groups(images, group), near_duplicate_of=looks)
     if (images["split"] == "").all():
         by = "group" if keep_groups_whole else None
         images = manifest.split_images(images, fractions, seed, by, small_classes=small_classes)
     pairs = manifest.near_duplicates(images)
     leaks = int((pairs["split"] != pairs["split_of_other"]).sum())
     changed |= _write_if_changed(prepared / "images.csv", images[[*manifest.IMAGE_COLUMNS]])
-    if changed or len(waiting) or not (prepared / "provenance.json").exists():
-        write_provenance(
+    named_anew = dataset not in ("", provenance.dataset_name(prepared))
+    if changed or read_now or named_anew or not (prepared / "provenance.json").exists():
+        provenance.write_provenance(
             prepared,
             parameters={
-                **{"raw_dir": shown_path(raw_dir), **asdict(settings)},
-                **{"class_names": list(class_names), "fractions": list(fractions)},
-                **{"group": group, "keep_groups_whole": keep_groups_whole},
-                **{"small_classes": small_classes},
+                "raw_dir": shown_path(raw_dir),
+                **asdict(settings),
+                "class_names": list(class_names),
+                "fractions": list(fractions),
+                "group": group,
+                "keep_groups_whole": keep_groups_whole,
+                "small_classes": small_classes,
             },
             seconds=time.perf_counter() - started,
+            dataset=dataset,
             seed=seed,
             simulated=bool(images["simulated"].any()),
             files=len(sources),
             near_duplicates_across_given_subsets=leaks,
-            files_converted_now=len(waiting),
+            files_converted_now=read_now,
         )
     print(
         f"{len(sources)} files: {len(images)} images in {images['class'].nunique()} classes, "
-        f"{len(rejected)} refused; {len(waiting)} files read now, "
-        f"{len(usable) - len(waiting)} done before."
+        f"{len(rejected)} refused; {read_now} files read now, {len(usable) - read_now} done before."
     )
     if leaks:
         print(
@@ -138,10 +139,17 @@ def prepare_images(
 
 def _rejected(sources: pd.DataFrame, records: pd.DataFrame, copies: pd.Series) -> pd.DataFrame:
     """List refused files with the reason: by their place, by their content, or as copies."""
-    by_place = sources.loc[sources["reason"] != "", ["source", "reason"]]
-    by_content = records.loc[records["reason"] != "", ["source", "reason"]]
-    as_copies = duplicates.refused_copies(records, copies)
-    return pd.concat([by_place, by_content, as_copies]).sort_values("source", ignore_index=True)
+    tables = [sources, records, duplicates.refused_copies(records, copies)]
+    refused = pd.concat([table[["source", "reason"]] for table in tables])
+    return refused[refused["reason"] != ""].sort_values("source", ignore_index=True)
+
+
+def _tidy(prepared: Path, known: set[str], kept: set[str]) -> None:
+    """Delete records of files that are gone, and images of those and of copies."""
+    for pattern, names in (("images/*.png", kept), ("records/*.json", known), ("*/.*.part", set())):
+        for path in prepared.glob(pattern):  # .part was left by a killed process
+            if path.stem not in names:
+                path.unlink()
 
 
 def _check_totals(sources: pd.DataFrame, images: pd.DataFrame, rejected: pd.DataFrame) -> None:
@@ -163,16 +171,16 @@ def _check_totals(sources: pd.DataFrame, images: pd.DataFrame, rejected: pd.Data
         raise ValueError(f"All {len(sources)} files were refused: {rejected['reason'].iloc[0]}")
 
 
-def _grouped(images: pd.DataFrame, group: str) -> pd.DataFrame:
+def _groups(images: pd.DataFrame, group: str) -> pd.Series:
+    """Return the group of each image; see `prepare_images`."""
     if group == "day":
-        return images.assign(group=images["acquired_at"].str[:10])
+        return images["acquired_at"].str[:10]
     level = group.removeprefix("folder")
     if not group.startswith("folder") or not level.isdecimal() or level == "0":
         raise ValueError(
             f"group is {group!r}, but 'day' or a folder level such as 'folder2' was expected."
         )
-    folders = images["source"].str.split("/").str[:-1]
-    return images.assign(group=folders.str[int(level) - 1].fillna(""))
+    return images["source"].str.split("/").str[:-1].str[int(level) - 1].fillna("")
 
 
 def _write_if_changed(path: Path, table: pd.DataFrame) -> bool:

@@ -5,6 +5,7 @@ the class, as in ``train/<class>/<file>``; the subset of a file is then given by
 """
 
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,17 +16,17 @@ import pandas as pd
 from hsc_utils import paper
 from hsc_utils.files import from_root, shown_path
 
-SUFFIXES = (".oir", ".tif", ".tiff", ".png")
+_SUFFIXES = (".oir", ".tif", ".tiff", ".png")
 
 _SHORT_NAMES = {
     "LT-HSC": {"lt", "lthsc", "longterm", "longtermhsc"},
     "ST-HSC": {"st", "sthsc", "shortterm", "shorttermhsc"},
     "MPP": {"mpp", "multipotentprogenitor"},
 }
-_SUBSET_NAMES = {
-    "train": {"train", "training", "trainset", "trainingset"},
-    "validation": {"val", "valid", "validation", "valset", "validationset"},
-    "test": {"test", "testing", "testset"},
+_SUBSETS = {
+    **dict.fromkeys(("train", "training", "trainset", "trainingset"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "valset", "validationset"), "validation"),
+    **dict.fromkeys(("test", "testing", "testset"), "test"),
 }
 _COMPANION = re.compile(r"(.+)_\d{5}")
 
@@ -61,29 +62,29 @@ def list_sources(raw_dir: str | Path, class_names: Sequence[str] = ()) -> pd.Dat
         a subset's folder.
     """
     root = from_root(raw_dir)
-    if not root.is_dir():
+    names = sorted(path.relative_to(root).as_posix() for path in files_below(root))
+    paths = [path for path in map(PurePosixPath, names) if _is_input(root, path)]
+    if not any(path.suffix.lower() in _SUFFIXES for path in paths):
+        what = "holds no .oir, .tif or .png file" if root.is_dir() else "does not exist"
         raise FileNotFoundError(
-            f"The folder {shown_path(root)} (parameter raw_dir) does not exist. It should hold "
-            "one folder a class with .oir, .tif or .png files."
+            f"The folder {shown_path(root)} (parameter raw_dir) {what}. It should hold one folder "
+            "a class with .oir, .tif or .png files."
         )
-    paths = sorted(path.relative_to(root).as_posix() for path in files_below(root))
-    paths = [path for path in paths if _is_input(root, PurePosixPath(path))]
-    if not any(PurePosixPath(path).suffix.lower() in SUFFIXES for path in paths):
-        raise FileNotFoundError(
-            f"The folder {shown_path(root)} (parameter raw_dir) holds no .oir, .tif or .png "
-            "file. It should hold one folder a class with such files."
-        )
-    folders = [split_and_class(PurePosixPath(path).parent.parts) for path in paths]
-    known = known_classes([name for _, name in folders], class_names)
-    table = pd.DataFrame({"source": paths, "image_id": image_ids(paths)})
-    table["class"] = [known.get(name, "") for _, name in folders]
-    table["split"] = [subset for subset, _ in folders]
-    table["reason"] = [
-        _reason(root, PurePosixPath(path), name, known)
-        for path, (_, name) in zip(paths, folders, strict=True)
-    ]
+    splits, folders = zip(*(split_and_class(path.parent.parts) for path in paths), strict=True)
+    known = known_classes(folders, class_names)
+    reasons = [_reason(root, *file, known) for file in zip(paths, folders, strict=True)]
+    table = pd.DataFrame({"source": map(str, paths), "split": splits, "reason": reasons})
+    table["image_id"] = image_ids(table["source"])
+    table["class"] = [known.get(folder, "") for folder in folders]
     _check_classes(root, table, class_names, known)
-    _check_given_splits(root, table)
+    usable = table[table["reason"] == ""]
+    given = usable["split"] != ""
+    if given.any() and not given.all():
+        raise ValueError(
+            f"In {shown_path(root)}, {given.sum()} files lie in train, validation or test "
+            f"folders and {(~given).sum()} do not, first {usable.loc[~given, 'source'].iloc[0]}. "
+            "Give the subset of all files or of none."
+        )
     return table
 
 
@@ -98,57 +99,30 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 def split_and_class(folders: Sequence[str]) -> tuple[str, str]:
     """Tell from a file's folders its given subset and its class folder; either may be empty."""
-    subsets = [
-        next((s for s, names in _SUBSET_NAMES.items() if _plain(folder) in names), "")
-        for folder in folders[:2]
-    ]
-    subset = next(filter(None, subsets), "")
-    rest = [f for k, f in enumerate(folders) if k >= len(subsets) or not subsets[k]]
-    return subset, rest[0] if rest else ""
+    subsets = [_SUBSETS.get(_plain(folder), "") for folder in folders[:2]]
+    pairs = itertools.zip_longest(folders, subsets)
+    rest = (folder for folder, subset in pairs if not subset)
+    return next(filter(None, subsets), ""), next(rest, "")
 
 
 def known_classes(folders: Sequence[str], class_names: Sequence[str] = ()) -> dict[str, str]:
-    """Match class folders with class names, whatever their spelling.
-
-    Parameters
-    ----------
-    folders : sequence of str
-        Names of class folders; empty ones are skipped.
-    class_names : sequence of str
-        As for `list_sources`.
-
-    Returns
-    -------
-    dict of str to str
-        Folder name to class name, for the folders that are a class.
-    """
-    wanted = list(class_names) or list(paper.counts().index)
+    """Map the folders that are a class, in whatever spelling, to the class's name."""
     spellings = {
-        spelling: name
-        for name in wanted
-        for spelling in {_plain(name), _plain(name) + "s"}
-        | _SHORT_NAMES.get(name, set())
-        | {short + "s" for short in _SHORT_NAMES.get(name, set())}
+        spelling + plural: name
+        for name in class_names or paper.counts().index
+        for spelling in {_plain(name)} | _SHORT_NAMES.get(name, set())
+        for plural in ("", "s")
     }
     names = sorted(set(filter(None, folders)))
     known = {f: spellings[_plain(f)] for f in names if _plain(f) in spellings}
-    if not known and not class_names:
-        return {folder: folder for folder in names}
-    return known
+    return known if known or class_names else {folder: folder for folder in names}
 
 
 def image_ids(sources: Sequence[str]) -> list[str]:
-    """Make a unique name, safe as a file name, from each path relative to the raw folder.
-
-    The suffix goes, separators become ``__`` and unsafe characters ``-``. Names that would
-    then be equal (``a.tif`` and ``a.png``) or too long get a short hash of their path.
-    """
-    names = [
-        re.sub(
-            r"[^A-Za-z0-9._-]", "-", str(PurePosixPath(source).with_suffix("")).replace("/", "__")
-        )
-        for source in sources
-    ]
+    """Make a unique name, safe as a file name, from each path relative to the raw folder."""
+    plain = [str(PurePosixPath(source).with_suffix("")).replace("/", "__") for source in sources]
+    names = [re.sub(r"[^A-Za-z0-9._-]", "-", name) for name in plain]
+    # Names that are now equal (a.tif and a.png) or too long get a short hash of their path.
     folded = pd.Series(names, dtype=str).str.casefold()
     hashed = folded.duplicated(keep=False) | (folded.str.len() > 180)
     return [
@@ -158,19 +132,22 @@ def image_ids(sources: Sequence[str]) -> list[str]:
 
 
 def _plain(name: str) -> str:
+    """Take the separators and capitals out of a name."""
     return re.sub(r"[\W_]", "", name.casefold())
 
 
 def _is_input(root: Path, path: PurePosixPath) -> bool:
+    """Tell a file to list from hidden ones, companions, and notes beside the folders."""
     if any(part.startswith((".", "__MACOSX")) for part in path.parts):
         return False
     companion = _COMPANION.fullmatch(path.name)
     if companion and (root / path.parent / f"{companion[1]}.oir").exists():
         return False
-    return len(path.parts) > 1 or path.suffix.lower() in SUFFIXES
+    return len(path.parts) > 1 or path.suffix.lower() in _SUFFIXES
 
 
 def _reason(root: Path, path: PurePosixPath, folder: str, known: dict[str, str]) -> str:
+    """Say why a file cannot be used by its place or name, or nothing."""
     if not (root / path).is_file():
         return f"{path.name}: It is no file, or a link to one that does not exist."
     if not folder:
@@ -180,14 +157,15 @@ def _reason(root: Path, path: PurePosixPath, folder: str, known: dict[str, str])
             f"{path.name}: Its folder {folder} is no class "
             f"({', '.join(sorted(set(known.values())))} are). Name it in class_names to use it."
         )
-    if path.suffix.lower() not in SUFFIXES:
-        return f"{path.name}: Its name does not end in {', '.join(SUFFIXES)}."
+    if path.suffix.lower() not in _SUFFIXES:
+        return f"{path.name}: Its name does not end in {', '.join(_SUFFIXES)}."
     return ""
 
 
 def _check_classes(
     root: Path, table: pd.DataFrame, class_names: Sequence[str], known: dict[str, str]
 ) -> None:
+    """Refuse an empty class folder, and a wanted class without files."""
     tops = [p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
     nested = [p for top in tops if not split_and_class([top.name])[1] for p in top.iterdir()]
     spelled = known_classes([p.name for p in tops], class_names) | known
@@ -200,20 +178,8 @@ def _check_classes(
                 f"The class folder {shown_path(folder)} holds no .oir, .tif or .png file. Add "
                 "files, or remove the folder."
             )
-    absent = [name for name in class_names if name not in used]
-    if absent:
+    if absent := [name for name in class_names if name not in used]:
         raise ValueError(
             f"Class {absent[0]} (parameter class_names) has no folder with files in "
             f"{shown_path(root)}. Check its spelling, or take it out of class_names."
-        )
-
-
-def _check_given_splits(root: Path, table: pd.DataFrame) -> None:
-    usable = table[table["reason"] == ""]
-    given = usable["split"] != ""
-    if given.any() and not given.all():
-        raise ValueError(
-            f"In {shown_path(root)}, {given.sum()} files lie in train, validation or test "
-            f"folders and {(~given).sum()} do not, first {usable.loc[~given, 'source'].iloc[0]}. "
-            "Give the subset of all files or of none."
         )

@@ -26,6 +26,13 @@ _HEADER_SIZE = 96
 _CHUNK_BYTES = 1 << 16
 _NONE = 0xFFFFFFFFFFFFFFFF
 _AXIS_NAMES = {"Z": "ZSTACK", "T": "TIMELAPSE"}
+_PRODUCER = "hscutils"  # the header's field holds 8 characters; FluoView writes its own name there
+_MODELS = (
+    "base commonframe commonimage commonparam commonphase fileinfo lsmframe lsmimage opticalelement"
+)
+_NAMESPACES = " ".join(
+    f'xmlns:{name}="http://www.olympus.co.jp/hpf/model/{name}"' for name in _MODELS.split()
+)
 
 
 def write_oir(
@@ -83,7 +90,7 @@ def write_oir(
     for t, z in np.ndindex(planes.shape[:2]):
         frame = _frame_name(t, z, axes)
         positions = {"T": 1000 * interval_s * t, "Z": z_step_um * z}  # milliseconds, micrometres
-        document = frame_document(
+        document = _frame_document(
             frame,
             planes[t, z],
             bit_depth,
@@ -95,7 +102,7 @@ def write_oir(
             blocks += _plane_blocks(f"{frame}_{channel_id}", plane)
         blocks.append(_block(_SEPARATOR, b""))
     steps = {"Z": (z_step_um, planes.shape[1]), "T": (interval_s, planes.shape[0])}
-    properties = image_document(
+    properties = _image_document(
         planes,
         dict(zip(channel_ids, channel_names, strict=True)),
         acquired_at,
@@ -105,7 +112,7 @@ def write_oir(
         objective,
         {_AXIS_NAMES[axis]: steps[axis] for axis in "ZT" if axis in axes},
     )
-    documents = _described(_FILE_INFO, file_document(comment))
+    documents = _described(_FILE_INFO, _file_document(comment))
     blocks.append(_block(_DOCUMENTS, documents + _described(_IMAGE_PROPERTIES, properties)))
     with atomic_path(path) as temporary:
         temporary.write_bytes(_assemble(blocks))
@@ -131,6 +138,7 @@ def _as_tzcyx(pixels: np.ndarray, axes: str) -> np.ndarray:
 def _check(
     planes: np.ndarray, channel_names: Sequence[str], acquired_at: datetime, bit_depth: int
 ) -> None:
+    """Refuse samples, names and times that an OIR file cannot hold."""
     if planes.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"pixels has dtype {planes.dtype}: OIR holds uint8 or uint16.")
     if not 1 <= bit_depth <= 8 * planes.itemsize:
@@ -193,27 +201,23 @@ def _assemble(blocks: Sequence[bytes]) -> bytes:
     header = struct.pack(
         "<16s4I2Q4IQ8s2IQ",
         b"OLYMPUSRAWFORMAT",
-        *(12, 0, 1, 2),
+        12,
+        0,
+        1,
+        2,
         index_offset + len(index),
         index_offset,
-        *(len(blocks), 0, 1, 0),
-        _NONE,  # no thumbnail
-        PRODUCER.encode("ascii"),
-        *(3, 2, _NONE),
-    )
+        len(blocks),
+        0,
+        1,
+        0,
+        _NONE,
+        _PRODUCER.encode("ascii"),
+        3,
+        2,
+        _NONE,
+    )  # the first _NONE: no thumbnail
     return b"".join([header, *blocks, index])
-
-
-# The header's producer field holds 8 characters; FluoView writes its own name there.
-PRODUCER = "hscutils"
-
-_NAMESPACES = " ".join(
-    f'xmlns:{name}="http://www.olympus.co.jp/hpf/model/{name}"'
-    for name in (
-        *("base", "commonframe", "commonimage", "commonparam", "commonphase"),
-        *("fileinfo", "lsmframe", "lsmimage", "opticalelement"),
-    )
-)
 
 
 def _timestamp(moment: datetime) -> str:
@@ -230,7 +234,7 @@ def _geometry(planes: np.ndarray, bit_depth: int) -> str:
     )
 
 
-def file_document(comment: str) -> str:
+def _file_document(comment: str) -> str:
     """Return the document about the file: version of the format, and a comment."""
     return f"""<?xml version="1.0" encoding="ASCII"?>
 <fileinfo:fileInfomation {_NAMESPACES}>
@@ -240,7 +244,7 @@ def file_document(comment: str) -> str:
 """
 
 
-def frame_document(
+def _frame_document(
     name: str,
     planes: np.ndarray,
     bit_depth: int,
@@ -265,7 +269,7 @@ def frame_document(
 """
 
 
-def image_document(
+def _image_document(
     planes: np.ndarray,
     channels: dict[str, str],
     acquired_at: datetime,
@@ -319,7 +323,7 @@ def image_document(
     <base:creationDateTime>{_timestamp(acquired_at)}</base:creationDateTime>
     <base:comment>{escape(comment)}</base:comment>
   </commonimage:general>
-  <commonimage:system><base:systemName>{PRODUCER}</base:systemName></commonimage:system>
+  <commonimage:system><base:systemName>{_PRODUCER}</base:systemName></commonimage:system>
   <commonimage:imageInfo>
     <commonimage:width>{planes.shape[-1]}</commonimage:width>
     <commonimage:height>{planes.shape[-2]}</commonimage:height>

@@ -40,21 +40,7 @@ _TAPER = np.outer(*[_EDGE**2 * (3 - 2 * _EDGE)] * 2)
 
 
 def transmitted(delay: np.ndarray, focus_um: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Carry light through objects and the objective to the two transmitted-light slices.
-
-    Parameters
-    ----------
-    delay : float32 array of shape (objects, SIDE, SIDE)
-        Radians.
-    focus_um : float array of shape (objects,)
-        Height of each object above the focal plane.
-
-    Returns
-    -------
-    dic, brightfield : float32 arrays of shape (objects, SPREAD_SIDE, SPREAD_SIDE)
-        What each object adds to an even background of 1: with differential interference
-        contrast, and in brightfield away from focus.
-    """
+    """Say what each object adds to an even background of 1, in DIC and in brightfield."""
     margin = (SPREAD_SIDE - SIDE) // 2
     wave = fft2(np.exp(1j * np.pad(delay, ((0, 0), (margin, margin), (margin, margin)))) - 1)
     focus = focus_um.astype(np.float32)[:, None, None]
@@ -96,17 +82,7 @@ def glow_seen(glow: np.ndarray, focus_um: float) -> np.ndarray:
 
 
 def add_objects(field: np.ndarray, windows: np.ndarray, corners: np.ndarray) -> None:
-    """Add each window to a field of view in place, cutting what lies outside.
-
-    Parameters
-    ----------
-    field : float32 array of shape (height, width)
-        Changed in place.
-    windows : float32 array of shape (objects, side, side)
-        What to add.
-    corners : int array of shape (objects, 2)
-        Row and column of each window's first pixel; may lie outside the field.
-    """
+    """Add windows to a field of view in place, first pixels at `corners`, cut at its border."""
     (height, width), side = field.shape, windows.shape[-1]
     for window, (top, left) in zip(windows, corners, strict=True):
         field[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] += window[
@@ -130,23 +106,7 @@ def expose(
     offset: float,
     read_noise: float,
 ) -> np.ndarray:
-    """Record light with a 12-bit detector: photon noise, read noise, offset, saturation.
-
-    Parameters
-    ----------
-    rng : Generator
-        Decides the noise.
-    light : float array
-        Light in units of the background; negative light is none.
-    counts, photons : float
-        Grey levels and photons that a light of 1 gives.
-    offset, read_noise : float
-        Grey levels without light, and their standard deviation.
-
-    Returns
-    -------
-    uint16 array, 0 to 4095
-    """
+    """Record light with a 12-bit detector: a light of 1 gives so many photons and grey levels."""
     arrived = rng.poisson(np.clip(light, 0, None) * photons)
     levels = arrived * (counts / photons) + offset
     levels = levels + read_noise * rng.standard_normal(light.shape, np.float32)
@@ -156,41 +116,15 @@ def expose(
 def render(
     cells: pd.DataFrame, slices: int, day: int, size: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Take the picture of one acquisition.
-
-    Parameters
-    ----------
-    cells : DataFrame
-        From `draw_cells`.
-    slices : int
-        2 to 4, the first of `simulate.SLICE_NAMES`.
-    day : int
-        Acquisition day: gains and illumination are those of the day.
-    size : int
-        Side of the field of view in pixels.
-    seed : int
-        Seed of the demo.
-
-    Returns
-    -------
-    pixels : uint16 array of shape (slices, size, size)
-        12-bit grey levels.
-    labels : uint16 array of shape (size, size)
-        0 for background, otherwise the cell's ``label``.
-    """
+    """Take the picture of `draw_cells`: its slices, and an image of the cells' labels (0: none)."""
     rng = generator(seed, cells["source"].iloc[0], "pixels")
     centres = cells[["y", "x"]].to_numpy()
     nearest = np.rint(centres).astype(int)
+    # Python's numbers, not NumPy's: those would turn single precision into double.
+    looks = cells[["radius_px", "nucleus_ratio", "granularity"]].to_numpy().tolist()
     drawn = [
-        cell_delay(rng, tuple(centre - pixel), radius, nucleus, granularity)
-        for centre, pixel, radius, nucleus, granularity in zip(
-            centres,
-            nearest,
-            cells["radius_px"],
-            cells["nucleus_ratio"],
-            cells["granularity"],
-            strict=True,
-        )
+        cell_delay(rng, tuple(offset), *look)
+        for offset, look in zip(centres - nearest, looks, strict=True)
     ]
     delay, glow, inside = map(np.stack, zip(*drawn, strict=True))
     glow *= rng.lognormal(0, 0.35, (len(glow), 1, 1))

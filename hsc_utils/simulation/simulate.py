@@ -11,56 +11,35 @@ The truth (centres, radii, outlines) goes to its own folder, for scoring alone.
 import argparse
 import json
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
 from PIL import Image
 from tqdm.auto import tqdm
 
-from hsc_utils.files import atomic_path, from_root, shown_path, write_csv, write_json
-from hsc_utils.provenance import no_bar
+from hsc_utils.files import atomic_path, from_root, no_bar, shown_path, write_csv, write_json
+from hsc_utils.provenance import code_digest
 from hsc_utils.simulation.oir import write_oir
 from hsc_utils.simulation.optics import OBJECTIVE, SPREAD_SIDE, render
 from hsc_utils.simulation.specimen import CLASSES, PIXEL_SIZE_UM, draw_cells, generator
 
 DEMO_COUNTS = {"LT-HSC": 30, "ST-HSC": 36, "MPP": 30}
 SLICE_NAMES = ("DIC", "Brightfield", "Autofluorescence", "Far red")
-COMMENT = "SIMULATED by hsc_utils.simulate: no microscope and no cell was involved."
 
 _FIRST_DAY = datetime(2024, 3, 4, 9, tzinfo=UTC)
 _SLICES_OF_SIX = (2, 3, 3, 3, 3, 4)
+_OF_EVERY_FILE = {
+    "pixel_size_um": PIXEL_SIZE_UM,
+    "comment": "SIMULATED by hsc_utils.simulate: no microscope and no cell was involved.",
+}
+_CODE = ("simulation.simulate", "simulation.specimen", "simulation.optics", "simulation.oir")
 
 
 def plan_demo(counts: Mapping[str, int], days: int, seed: int) -> pd.DataFrame:
-    """List the acquisitions to make; raising a count only adds to the list.
-
-    Parameters
-    ----------
-    counts : mapping of str to int
-        Acquisitions by class: ``LT-HSC``, ``ST-HSC``, ``MPP``.
-    days : int
-        Acquisition days; every class is spread evenly over them.
-    seed : int
-        Decides how many slices an acquisition has: of each six of a class, one has two,
-        four have three and one has four.
-
-    Returns
-    -------
-    DataFrame
-        Columns ``source`` (relative to the raw folder), ``class``, ``day`` (0-based),
-        ``slices`` and ``acquired_at``.
-
-    Raises
-    ------
-    ValueError
-        If a class is unknown or a count or the number of days is below 1.
-    """
+    """List the acquisitions to make, classes evenly over days; a higher count only adds some."""
     unknown = sorted(set(counts) - set(CLASSES))
     if unknown or not counts or min(counts.values()) < 1 or days < 1:
         raise ValueError(
@@ -94,9 +73,8 @@ def write_acquisition(
         pixels,
         channel_names=SLICE_NAMES[: len(pixels)],
         acquired_at=acquisition["acquired_at"],
-        pixel_size_um=PIXEL_SIZE_UM,
         objective=OBJECTIVE,
-        comment=COMMENT,
+        **_OF_EVERY_FILE,
     )
 
 
@@ -118,7 +96,7 @@ def write_demo(
 
     Four files that cannot be used lie among the acquisitions, as in any raw folder. Finished
     acquisitions are kept, so an interrupted call is completed by the next one, and a complete
-    demo is left as it is.
+    demo is left as it is, unless other code made it: then every file is written anew.
 
     Parameters
     ----------
@@ -139,7 +117,7 @@ def write_demo(
     Returns
     -------
     DataFrame
-        The table of true cells (columns of `draw_cells`).
+        One row a true cell, columns as in `specimen.draw_cells`.
 
     Raises
     ------
@@ -149,71 +127,78 @@ def write_demo(
     raw_dir, truth_dir = from_root(raw_dir), from_root(truth_dir)
     if size < SPREAD_SIDE:
         raise ValueError(f"size={size} is too small: expected at least {SPREAD_SIDE} px.")
-    acquisitions = plan_demo(counts, days, seed)
-    _claim(truth_dir, {"counts": dict(counts), "size": size, "days": days, "seed": seed})
-    rows = acquisitions.to_dict("records")
+    rows = plan_demo(counts, days, seed).to_dict("records")
+    settings = {"counts": dict(counts), "size": size, "days": days, "seed": seed}
+    settings["code_sha256"] = code_digest(*_CODE)
+    anew = _claim(truth_dir, settings)
     missing = [
         row
         for row in rows
-        if not (raw_dir / row["source"]).exists()
+        if anew
+        or not (raw_dir / row["source"]).exists()
         or not _label_path(truth_dir, row["source"]).exists()
     ]
+    jobs = (delayed(write_acquisition)(raw_dir, truth_dir, row, size, seed) for row in missing)
+    done = Parallel(workers, return_as="generator")(jobs)
+    list(tqdm(done, "simulate", len(missing), unit="acquisition", disable=no_bar()))
     truth_path = truth_dir / "cells.csv"
     if missing or not truth_path.exists():
-        job = partial(write_acquisition, raw_dir, truth_dir, size=size, seed=seed)
-        with ExitStack() as stack:
-            run = map
-            if workers > 1:
-                spawn = get_context("spawn")
-                run = stack.enter_context(ProcessPoolExecutor(workers, spawn)).map
-            done = run(job, missing)
-            list(tqdm(done, "simulate", len(missing), unit="acquisition", disable=no_bar()))
         cells = [draw_cells(row["source"], row["class"], size, seed) for row in rows]
         write_csv(truth_path, pd.concat(cells))
-    _write_unusable(raw_dir, rows[-1])
+    _write_unusable(raw_dir, rows[-1], anew)
+    # Only now: had the work stopped half way, files of the old code would pass for new ones.
+    write_json(truth_dir / "settings.json", settings)
     return pd.read_csv(truth_path)
 
 
-def _write_unusable(raw_dir: Path, acquisition: Mapping) -> None:
+def _write_unusable(raw_dir: Path, acquisition: Mapping, anew: bool) -> None:
     """Add what any raw folder holds: a copy, a transfer cut short, a test exposure, and notes."""
     source = raw_dir / acquisition["source"]
     content = source.read_bytes()
-    one_slice = np.full((1, 64, 64), 1000, np.uint16)
-    for name, write in {
-        "saved twice.oir": lambda path: path.write_bytes(content),
-        "cut short.oir": lambda path: path.write_bytes(content[: 2 * len(content) // 3]),
-        "test exposure.oir": lambda path: write_oir(
-            path, one_slice, channel_names=SLICE_NAMES[:1], pixel_size_um=PIXEL_SIZE_UM,
-            acquired_at=acquisition["acquired_at"], comment=COMMENT,
-        ),
-        "notes.txt": lambda path: path.write_text("Simulated: notes taken beside the microscope\n"),
-    }.items():  # fmt: skip
-        if not source.with_name(name).exists():
+    files = {
+        "saved twice.oir": content,
+        "cut short.oir": content[: 2 * len(content) // 3],
+        "notes.txt": b"Simulated: notes taken beside the microscope\n",
+    }
+    for name, written in files.items():
+        if anew or not source.with_name(name).exists():
             with atomic_path(source.with_name(name)) as temporary:
-                write(temporary)
+                temporary.write_bytes(written)
+    exposure = source.with_name("test exposure.oir")
+    if anew or not exposure.exists():
+        write_oir(
+            exposure,
+            np.full((1, 64, 64), 1000, np.uint16),
+            channel_names=SLICE_NAMES[:1],
+            acquired_at=acquisition["acquired_at"],
+            **_OF_EVERY_FILE,
+        )
 
 
-def _claim(truth_dir: Path, settings: dict) -> None:
-    """Record a demo's settings, and refuse to mix two demos in one folder."""
+def _claim(truth_dir: Path, settings: dict) -> bool:
+    """Refuse to mix two demos in one folder; tell whether other code made what is there."""
     path = truth_dir / "settings.json"
     if not path.exists():
         write_json(path, settings)
-    elif (found := json.loads(path.read_text())) != settings:
-        differing = [name for name in settings if found.get(name) != settings[name]]
+    found = json.loads(path.read_text())
+    made_by = found.pop("code_sha256", None)
+    asked = {name: value for name, value in settings.items() if name != "code_sha256"}
+    if differing := [name for name in asked if found.get(name) != asked[name]]:
         raise ValueError(
             f"{shown_path(truth_dir)} belongs to a demo with other {', '.join(differing)} "
             f"({found}): choose other folders, or delete this one and its raw folder."
         )
+    return made_by != settings["code_sha256"]
 
 
 def main() -> None:
     """Run `write_demo` from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m hsc_utils.simulate", description=__doc__)
+    prog = "python -m hsc_utils.simulation.simulate"
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     parser.add_argument("--raw-dir", default="results/demo/raw")
     parser.add_argument("--truth-dir", default="results/demo/truth")
-    parser.add_argument("--lt-hsc", type=int, default=DEMO_COUNTS["LT-HSC"], help="acquisitions")
-    parser.add_argument("--st-hsc", type=int, default=DEMO_COUNTS["ST-HSC"], help="acquisitions")
-    parser.add_argument("--mpp", type=int, default=DEMO_COUNTS["MPP"], help="acquisitions")
+    for name, count in DEMO_COUNTS.items():
+        parser.add_argument(f"--{name.lower()}", type=int, default=count, help="acquisitions")
     parser.add_argument("--size", type=int, default=640, help="side of a field, px")
     parser.add_argument("--days", type=int, default=6, help="acquisition days")
     parser.add_argument("--seed", type=int, default=0)

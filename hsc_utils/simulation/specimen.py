@@ -2,7 +2,9 @@
 
 Class shows in size, granularity and nucleus, with overlap, and in nothing else: the total
 autofluorescence of a cell, its height above the focal plane and what lies around it are
-drawn alike for all. Delays of light are in radians; distances named ``_px`` in pixels.
+drawn alike for all. Delays of light are in radians; distances named ``_px`` in pixels,
+``offset_px`` (row, column) from the middle of the window of SIDE x SIDE pixels that holds
+one object.
 """
 
 import zlib
@@ -35,24 +37,7 @@ def generator(seed: int, *key: object) -> np.random.Generator:
 
 
 def draw_cells(source: str, class_name: str, size: int, seed: int) -> pd.DataFrame:
-    """Decide where the cells of one acquisition lie and what they are like.
-
-    Parameters
-    ----------
-    source, class_name : str
-        The acquisition's file and class.
-    size : int
-        Side of the field of view in pixels.
-    seed : int
-        Seed of the demo.
-
-    Returns
-    -------
-    DataFrame
-        One row a cell: ``source``, ``label`` (its value in the label image, from 1), ``y``,
-        ``x``, ``radius_px``, ``class``, ``in_focus``, ``focus_um``, ``nucleus_ratio``,
-        ``granularity``.
-    """
+    """Decide where the cells of one acquisition lie and what they are like, one row a cell."""
     rng = generator(seed, source, "cells")
     mean_radius, nucleus, granules, density = CLASSES[class_name]
     wanted = max(1, rng.poisson(density * (size / 640) ** 2 * rng.uniform(0.75, 1.25)))
@@ -106,24 +91,7 @@ def _place(rng: np.random.Generator, radius: np.ndarray, size: int) -> np.ndarra
 def outline(
     rng: np.random.Generator, offset_px: tuple[float, float], radius_px: float, roughness: float
 ) -> np.ndarray:
-    """Draw a closed, nearly round outline.
-
-    Parameters
-    ----------
-    rng : Generator
-        Decides the shape.
-    offset_px : (float, float)
-        Centre relative to the middle of the window: rows, columns.
-    radius_px : float
-        Mean radius.
-    roughness : float
-        Relative amplitude of the deviations from a circle.
-
-    Returns
-    -------
-    float32 array of shape (SIDE, SIDE)
-        Distance from the centre, 1 on the outline, below 1 inside.
-    """
+    """Draw a closed, nearly round outline: distance from the centre, 1 on it and below 1 inside."""
     rows, columns = np.ogrid[:SIDE, :SIDE]
     y, x = rows - SIDE // 2 - offset_px[0], columns - SIDE // 2 - offset_px[1]
     angle = np.arctan2(y, x)
@@ -141,31 +109,7 @@ def cell_delay(
     nucleus_ratio: float,
     granularity: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw one cell: how it delays light, and where it glows.
-
-    Parameters
-    ----------
-    rng : Generator
-        Decides shape, chromatin and granules.
-    offset_px : (float, float)
-        Centre relative to the middle of the window: rows, columns.
-    radius_px : float
-        Mean radius of the cell.
-    nucleus_ratio : float
-        Radius of the nucleus over that of the cell, 0 to 1.
-    granularity : float
-        Granules in the cytoplasm, relative to a typical cell.
-
-    Returns
-    -------
-    delay : float32 array of shape (SIDE, SIDE)
-        Radians.
-    glow : float32 array of shape (SIDE, SIDE)
-        Autofluorescence, summing to 1: it sits in cytoplasm and granules, and is as
-        bright in total whatever the size.
-    inside : bool array of shape (SIDE, SIDE)
-        The pixels of the cell.
-    """
+    """Draw one cell in a window: how it delays light, where it glows, and which pixels it is."""
     distance = outline(rng, offset_px, radius_px, 0.035)
     body = np.sqrt(np.clip(1 - distance**2, 0, None))
     room = radius_px * (1 - nucleus_ratio) * 0.8
@@ -185,7 +129,7 @@ def cell_delay(
         + 1.1 * chromatin
         + 2.0 * granules
     )
-    glow = cytoplasm * height_um + 8 * granules
+    glow = cytoplasm * height_um + 8 * granules  # as bright in total whatever the size
     return delay.astype(np.float32), (glow / glow.sum()).astype(np.float32), distance < 1
 
 
@@ -218,24 +162,7 @@ def _granules(
 def debris(
     rng: np.random.Generator, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Scatter fragments smaller than cells, at any height.
-
-    Parameters
-    ----------
-    rng : Generator
-        Decides number, shapes and places.
-    size : int
-        Side of the field of view in pixels.
-
-    Returns
-    -------
-    delay, glow : float32 arrays of shape (fragments, SIDE, SIDE)
-        As for a cell; most fragments do not glow.
-    centres : int array of shape (fragments, 2)
-        Row and column in the field of view.
-    focus_um : float array of shape (fragments,)
-        Height above the focal plane.
-    """
+    """Scatter fragments smaller than cells: their delay, glow, centres and heights."""
     count = 1 + rng.poisson(9 * (size / 640) ** 2)
     delay, glow = np.zeros((2, count, SIDE, SIDE), np.float32)
     for k in range(count):

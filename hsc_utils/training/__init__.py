@@ -1,1 +1,28 @@
 """Steps 03 and 04: samples in; a trained model, its predictions and scores out."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    ["figures"],
+    {
+        "batches": ["augment", "augmented_pictures", "image_arrays", "resize", "to_input"],
+        "fit": ["device_name"],
+        "models": [
+            "PAPER_ARCHITECTURES",
+            "WeightsError",
+            "build_model",
+            "load_run",
+            "starting_weights",
+        ],
+        "report": [
+            "confident_mistakes",
+            "curves",
+            "levels_side_by_side",
+            "reliability",
+            "score_table",
+            "sentence",
+        ],
+        "train": ["TrainingSettings", "train"],
+    },
+)

@@ -1,4 +1,7 @@
-"""Figures of steps 03 and 04: training, scores and mistakes of one model."""
+"""Figures of steps 03 and 04: training, scores and mistakes of one model.
+
+The `note` of each says whose data are drawn.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,41 +15,28 @@ from hsc_utils import drawing
 _TRAIN, _VALIDATION = "0.55", "#0072B2"
 
 
-def augmented(originals: np.ndarray, moved: np.ndarray, note: str = "") -> Figure:
+def augmented(pictures: np.ndarray, note: str = "") -> Figure:
     """Show samples as stored (top row) and as the model sees them in training (below).
 
     Parameters
     ----------
-    originals : uint8 (N, H, W, 3)
-        Samples as stored.
-    moved : uint8 (R, N, H, W, 3)
-        R random augmentations of each.
-    note : str
-        Whose data these are.
+    pictures : uint8 (R, N, H, W, 3)
+        From `training.augmented_pictures`.
     """
-    rows = [originals, *moved]
-    figure, panels = drawing.new_figure(
-        len(rows), len(originals), size=(8, 8 / len(originals) * len(rows)), squeeze=False
+    rows, columns = pictures.shape[:2]
+    figure, panels = drawing.picture_grid(
+        rows,
+        columns,
+        size=(8, 8 / columns * rows),
+        labels=["as stored", *(f"epoch {row}" for row in range(1, rows))],
     )
-    for row, (pictures, line) in enumerate(zip(rows, panels, strict=True)):
-        for picture, axes in zip(pictures, line, strict=True):
-            axes.imshow(picture)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_linewidth(0)
-        line[0].set_ylabel("as stored" if row == 0 else f"epoch {row}")
+    for axes, picture in zip(panels.flat, pictures.reshape(-1, *pictures.shape[2:]), strict=True):
+        axes.imshow(picture)
     return drawing.finish(figure, note)
 
 
 def learning_curves(history: pd.DataFrame, note: str = "") -> Figure:
-    """Draw losses and validation scores by epoch, the epoch that was kept marked.
-
-    Parameters
-    ----------
-    history : DataFrame
-        ``history.csv`` of a run.
-    note : str
-        Whose data these are.
-    """
+    """Draw losses and validation scores by epoch (`Run.history`), the kept epoch marked."""
     figure, (losses, scores) = drawing.new_figure(1, 2, size=(8, 2.9))
     best = history.loc[history["val_loss"].idxmin(), "epoch"]
     few = {"marker": "."} if len(history) < 20 else {}  # a single epoch is no line
@@ -75,8 +65,6 @@ def confusion(
         Samples by true class (rows) and predicted class (columns).
     class_names : sequence of str
         The K classes.
-    note : str
-        Whose data these are.
     """
     counts = np.asarray(counts)
     totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -84,14 +72,22 @@ def confusion(
     shares[counts.sum(axis=1) == 0] = "–"  # a class without a sample has no shares
     side = max(2.6, 0.65 * len(class_names) + 0.8)
     figure, panels = drawing.new_figure(1, 2, size=(min(2 * side + 1.4, 9), side))
-    for axes, text, title in zip(
-        panels, (counts, shares),
-        ("Samples", "Share of the true class"), strict=True,
-    ):  # fmt: skip
+    titles = ("Samples", "Share of the true class")
+    for axes, text, title in zip(panels, (counts, shares), titles, strict=True):
         sns.heatmap(
-            counts / totals, annot=text, fmt="", cmap="Blues", vmin=0, vmax=1, cbar=False,
-            square=True, linewidths=1, xticklabels=class_names, yticklabels=class_names, ax=axes,
-        )  # fmt: skip
+            counts / totals,
+            annot=text,
+            fmt="",
+            cmap="Blues",
+            vmin=0,
+            vmax=1,
+            cbar=False,
+            square=True,
+            linewidths=1,
+            xticklabels=class_names,
+            yticklabels=class_names,
+            ax=axes,
+        )
         axes.set(title=title, xlabel="Predicted", ylabel="True")
         axes.tick_params(length=0)
         axes.tick_params(axis="y", rotation=0)
@@ -102,16 +98,7 @@ def confusion(
 
 
 def roc_and_precision_recall(curves: Mapping[str, dict], note: str = "") -> Figure:
-    """Draw ROC and precision-recall curves, one line a class.
-
-    Parameters
-    ----------
-    curves : mapping
-        From `report.curves`: by class ``fpr``, ``tpr``, ``recall``, ``precision``,
-        ``auroc``, ``average_precision`` and ``share`` of the samples.
-    note : str
-        Whose data these are.
-    """
+    """Draw ROC and precision-recall curves, one line a class, from `training.curves`."""
     figure, (roc, pr) = drawing.new_figure(1, 2, size=(8, 4))
     colours = drawing.class_colours(list(curves))
     for name, curve in curves.items():
@@ -125,23 +112,12 @@ def roc_and_precision_recall(curves: Mapping[str, dict], note: str = "") -> Figu
     pr.set(xlabel="Recall", ylabel="Precision")
     for axes, title in ((roc, "AUROC"), (pr, "average precision")):
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), aspect="equal")
-        axes.legend(
-            title=title, fontsize=8, title_fontsize=8, loc="lower right",
-            frameon=True, framealpha=0.9, edgecolor="none",
-        )  # fmt: skip
+        axes.legend(title=title, fontsize=8, title_fontsize=8, loc="lower right", edgecolor="none")
     return drawing.finish(figure, note)
 
 
 def reliability(table: pd.DataFrame, note: str = "") -> Figure:
-    """Draw accuracy against confidence; points on the diagonal mean probabilities to be trusted.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `metrics.reliability`.
-    note : str
-        Whose data these are.
-    """
+    """Draw accuracy against confidence, from `training.reliability`."""
     figure, (axes, counts) = drawing.new_figure(
         2, 1, size=(4, 4.6), sharex=True, gridspec_kw={"height_ratios": (4, 1)}
     )
@@ -154,28 +130,20 @@ def reliability(table: pd.DataFrame, note: str = "") -> Figure:
     return drawing.finish(figure, note)
 
 
-def mistakes(pictures: np.ndarray, table: pd.DataFrame, note: str = "", columns: int = 6) -> Figure:
-    """Show wrongly classified samples with their true and predicted class.
+def mistakes(pictures: np.ndarray, table: pd.DataFrame, note: str = "") -> Figure:
+    """Show wrongly classified samples, six in a row, with their true and predicted class.
 
     Parameters
     ----------
     pictures : uint8 (N, H, W, 3)
         The samples, as stored.
     table : DataFrame
-        From `report.confident_mistakes`, one row a picture.
-    note : str
-        Whose data these are.
-    columns : int
-        Pictures in a row.
+        From `training.confident_mistakes`, one row a picture.
     """
-    rows = max(1, -(-len(pictures) // columns))
-    figure, panels = drawing.new_figure(rows, columns, size=(8, 1.85 * rows), squeeze=False)
-    for axes in panels.flat:
-        axes.axis("off")
-    titles = zip(table["class"], table["predicted"], table["confidence"], strict=True)
-    for axes, picture, (true, predicted, confidence) in zip(
-        panels.flat, pictures, titles, strict=False
-    ):
+    rows = max(1, -(-len(pictures) // 6))
+    figure, panels = drawing.picture_grid(rows, 6, size=(8, 1.85 * rows))
+    for axes, picture, row in zip(panels.flat, pictures, table.to_dict("records"), strict=False):
         axes.imshow(picture)
-        axes.set_title(f"is {true}\nsaid {predicted} ({confidence:.0%})", fontsize=7.5)
+        title = f"is {row['class']}\nsaid {row['predicted']} ({row['confidence']:.0%})"
+        axes.set_title(title, fontsize=7.5)
     return drawing.finish(figure, note)

@@ -1,9 +1,9 @@
-"""The paper's backbones with a new head."""
+"""The paper's backbones with a new head, and the weights they start from or were trained to."""
 
-import json
 import re
 import threading
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -14,14 +14,21 @@ from torch import Tensor, nn
 from torchvision import models
 
 from hsc_utils.files import from_root, shown_path
+from hsc_utils.study import Run, RunConfig
 
-PAPER_ARCHITECTURES = (
-    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
-    *("densenet121", "densenet161", "densenet169", "densenet201"),
-)
+_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+_DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
+PAPER_ARCHITECTURES = _RESNETS + _DENSENETS
+NETWORK_SECONDS = 5  # how long the weights' server may take to answer
 _IMAGENET_CLASSES = 1000
 # the first two return several sets of logits in training, the others end in no linear layer
 _UNSUITABLE = ("googlenet", "inception_v3", "squeezenet1_0", "squeezenet1_1")
+# DenseNet's published files name their layers with a dot that torchvision has since dropped
+_OLD_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+
+
+class WeightsError(ValueError):
+    """Starting weights are missing, unreadable or do not fit the model."""
 
 
 def build_model(
@@ -58,13 +65,19 @@ def build_model(
     WeightsError
         If the weights cannot be had, cannot be read or do not fit.
     """
-    model = _imagenet_backbone(architecture)
-    head_name = _head_name(model)
+    known = [n for n in models.list_models(module=models) if n not in _UNSUITABLE]
+    if architecture not in known:
+        raise ValueError(
+            f"architecture: {architecture!r} is not a torchvision classifier that ends in one "
+            f"linear layer. The paper's are {', '.join(PAPER_ARCHITECTURES)}; these work too: "
+            f"{', '.join(name for name in known if name not in PAPER_ARCHITECTURES)}."
+        )
+    model = models.get_model(architecture, weights=None)
     if weights == "none":
         return _adapt(model, num_classes, in_channels)
     path = imagenet_file(architecture) if weights == "imagenet" else from_root(weights)
     state = read_state_dict(path)
-    head = state.get(f"{head_name}.weight")
+    head = state.get(f"{_head_name(model)}.weight")
     if head is not None and len(head) == _IMAGENET_CLASSES:
         _load(model, state, path, architecture)
         return _adapt(model, num_classes, in_channels)
@@ -73,21 +86,20 @@ def build_model(
     return model
 
 
-def load_run(run_dir: str | Path) -> tuple[nn.Module, dict]:
+def load_run(run_dir: str | Path) -> tuple[nn.Module, RunConfig]:
     """Load the trained model of a run directory.
 
     Parameters
     ----------
     run_dir : path
-        Directory that `training.train` wrote.
+        Directory that `train` wrote.
 
     Returns
     -------
     model : nn.Module
         On the CPU, in evaluation mode.
-    config : dict
-        The run's ``config.json``: ``class_names``, ``channels``, ``input_size``, ``mean``,
-        ``std`` and every training setting.
+    config : RunConfig
+        What `to_input` needs, the names of the logits, and every training setting.
 
     Raises
     ------
@@ -96,38 +108,13 @@ def load_run(run_dir: str | Path) -> tuple[nn.Module, dict]:
     WeightsError
         If its weights do not fit the model that its ``config.json`` describes.
     """
-    directory = from_root(run_dir)
-    for name in ("config.json", "model.safetensors"):
-        if not (directory / name).exists():
-            raise FileNotFoundError(
-                f"{shown_path(directory)} holds no {name}: the run is missing or not finished. "
-                "Train it first with notebook 03 (images) or 04 (cells)."
-            )
-    config = json.loads((directory / "config.json").read_text())
+    run = Run(run_dir)
+    run.check_finished()
+    config = run.config
     model = build_model(
-        config["architecture"],
-        len(config["class_names"]),
-        weights=directory / "model.safetensors",
-        in_channels=len(config["channels"]),
+        config.architecture, len(config.class_names), run.weights_file, len(config.channels)
     )
     return model.eval(), config
-
-
-def parameter_count(architecture: str, num_classes: int = _IMAGENET_CLASSES) -> int:
-    """Count the trainable parameters of a backbone, by default with its ImageNet head."""
-    model = _adapt(_imagenet_backbone(architecture), num_classes, 3)
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _imagenet_backbone(architecture: str) -> nn.Module:
-    known = [n for n in models.list_models(module=models) if n not in _UNSUITABLE]
-    if architecture not in known:
-        raise ValueError(
-            f"architecture: {architecture!r} is not a torchvision classifier that ends in one "
-            f"linear layer. The paper's are {', '.join(PAPER_ARCHITECTURES)}; these work too: "
-            f"{', '.join(name for name in known if name not in PAPER_ARCHITECTURES)}."
-        )
-    return models.get_model(architecture, weights=None)
 
 
 def _head_name(model: nn.Module) -> str:
@@ -149,6 +136,7 @@ def _adapt(model: nn.Module, num_classes: int, in_channels: int) -> nn.Module:
 
 
 def _load(model: nn.Module, state: dict[str, Tensor], path: Path, architecture: str) -> None:
+    """Load a state dict, or name the first three reasons why it does not fit."""
     expected = model.state_dict()
     # files older than PyTorch 0.4.1 do not count the batches a normalisation layer has seen
     state = {n: t for n, t in expected.items() if n.endswith("num_batches_tracked")} | state
@@ -168,15 +156,6 @@ def _load(model: nn.Module, state: dict[str, Tensor], path: Path, architecture: 
     model.load_state_dict(state)
 
 
-NETWORK_SECONDS = 5  # how long the weights' server may take to answer
-# DenseNet's published files name their layers with a dot that torchvision has since dropped
-_OLD_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
-
-
-class WeightsError(ValueError):
-    """Starting weights are missing, unreadable or do not fit the model."""
-
-
 def starting_weights(weights: str, architecture: str) -> str:
     """Settle what training starts from: ``auto`` becomes ``imagenet`` if at hand, else ``none``.
 
@@ -193,48 +172,47 @@ def starting_weights(weights: str, architecture: str) -> str:
 
 
 def imagenet_file(architecture: str) -> Path:
-    """Find the file of ImageNet weights in torch's cache, downloading it where that is possible.
-
-    Raises
-    ------
-    WeightsError
-        If it is not cached and its server does not answer within `NETWORK_SECONDS`.
-    """
+    """Find the file of ImageNet weights in torch's cache, downloading it where that is possible."""
     url = models.get_model_weights(architecture)["IMAGENET1K_V1"].url
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if path.exists():
         return path
-    remedy = (
-        f"Put the file {path.name} (from {url}) into the folder hub/checkpoints of TORCH_HOME "
-        "(by default ~/.cache/torch), or start from random weights with weights='none'."
-    )
-    if not _answers(url):
-        raise WeightsError(
-            f"The ImageNet weights of {architecture} are not cached, and their server does not "
-            f"answer. {remedy}"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
     checksum = re.search(r"-([0-9a-f]{8,})\.", path.name)
     try:
+        if not _answers(url):
+            raise OSError("their server does not answer")
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(
             url, str(path), hash_prefix=checksum and checksum[1], progress=False
         )
     except (OSError, RuntimeError) as error:
         raise WeightsError(
-            f"The ImageNet weights of {architecture} could not be downloaded ({error}). {remedy}"
+            f"The ImageNet weights of {architecture} are not cached and could not be downloaded "
+            f"({error}). Put the file {path.name} (from {url}) into the folder hub/checkpoints of "
+            "TORCH_HOME (by default ~/.cache/torch), or start from random weights with "
+            "weights='none'."
         ) from error
     return path
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict from ``.safetensors`` or a file of `torch.save`, tensors only.
+def _answers(url: str) -> bool:
+    """Ask for a file's header; in a thread, since a name look-up has no time limit of its own."""
+    answered = threading.Event()
 
-    Raises
-    ------
-    WeightsError
-        If the file is missing, unreadable or holds anything but named tensors.
-    """
-    path = from_root(path)
+    def ask() -> None:
+        with suppress(OSError, ValueError):
+            request = urllib.request.Request(url, method="HEAD")
+            urllib.request.urlopen(request, timeout=NETWORK_SECONDS).close()
+            answered.set()
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(NETWORK_SECONDS)
+    return answered.is_set()
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from ``.safetensors`` or a file of `torch.save`, tensors only."""
     if not path.is_file():
         raise WeightsError(
             f"weights: there is no file {shown_path(path)}. Give 'imagenet', 'none', or the path "
@@ -257,21 +235,3 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             "torch.save(model.state_dict(), path)."
         )
     return {_OLD_DENSENET_KEY.sub(r"\1\2", name): tensor for name, tensor in state.items()}
-
-
-def _answers(url: str) -> bool:
-    """Ask for a file's header; in a thread, since a name look-up has no time limit of its own."""
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            request = urllib.request.Request(url, method="HEAD")
-            urllib.request.urlopen(request, timeout=NETWORK_SECONDS).close()
-            answered.set()
-        except (OSError, ValueError):
-            pass
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(NETWORK_SECONDS)
-    return answered.is_set()

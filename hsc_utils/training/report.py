@@ -1,19 +1,11 @@
 """What a notebook says of a finished run: tables and sentences made from its stored files."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-from sklearn.metrics import (
-    average_precision_score,
-    precision_recall_curve,
-    roc_auc_score,
-    roc_curve,
-)
+from sklearn import metrics as sklearn_metrics
 
 from hsc_utils import metrics, paper
-from hsc_utils.files import shown_path
+from hsc_utils.study import Run
 
 _SCORE_NAMES = {
     "balanced_accuracy": "balanced accuracy (the paper's)",
@@ -25,23 +17,17 @@ _SCORE_NAMES = {
 }
 
 
-def score_table(scores: Mapping, level: str, architecture: str) -> pd.DataFrame:
-    """Set a run's test scores, with their intervals, beside what the paper reports.
-
-    Parameters
-    ----------
-    scores : mapping
-        ``metrics.json`` of the run, subset ``test``.
-    level, architecture : str
-        Which of the paper's models to set beside; it is blank where its text gives none.
+def score_table(run: Run) -> pd.DataFrame:
+    """Set a run's test scores, with their intervals, beside what the paper reports of that model.
 
     Returns
     -------
     DataFrame
         One row a score: ``this run``, ``95 % interval`` and ``paper, on its own data``.
     """
-    reported = paper.scores()
-    known = reported.loc[(level, architecture)] if (level, architecture) in reported.index else {}
+    scores, reported = run.scores["test"], paper.scores()
+    model = (run.config.level, run.config.architecture)
+    known = reported.loc[model] if model in reported.index else {}
     rows = {
         name: {
             "this run": f"{scores[key]:.3f}",
@@ -53,29 +39,15 @@ def score_table(scores: Mapping, level: str, architecture: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("test score")
 
 
-def class_table(scores: Mapping) -> pd.DataFrame:
-    """Tabulate samples, sensitivity, specificity, F1 and AUROC by class."""
-    return pd.DataFrame.from_dict(scores["per_class"], orient="index").rename_axis("class").round(3)
-
-
-def sentence(scores: Mapping, class_names: Sequence[str], samples: str) -> str:
-    """Say in plain words what the test scores mean and how far they can be trusted.
-
-    Parameters
-    ----------
-    scores : mapping
-        ``metrics.json`` of the run, subset ``test``.
-    class_names : sequence of str
-        The classes, in the order of the confusion matrix.
-    samples : str
-        What was classified: ``images`` or ``cells``.
-    """
+def sentence(run: Run) -> str:
+    """Say in plain words what the test scores of a finished run mean, and how far to trust them."""
+    scores, class_names = run.scores["test"], run.config.class_names
     confusion = np.array(scores["confusion"])
     low, high = scores["intervals"]["auroc"]
     commonest = confusion.sum(1).max() / confusion.sum()
     text = (
-        f"Of {scores['samples']} test {samples}, {scores['accuracy']:.0%} are given their class "
-        f"(always naming the commonest would reach {commonest:.0%}). "
+        f"Of {scores['samples']} test {run.config.level}s, {scores['accuracy']:.0%} are given "
+        f"their class (always naming the commonest would reach {commonest:.0%}). "
         f"A sample of a class ranks above one of another class {scores['auroc']:.0%} of the time; "
         f"by resampling images, {low:.0%} to {high:.0%}. "
     )
@@ -95,82 +67,75 @@ def sentence(scores: Mapping, class_names: Sequence[str], samples: str) -> str:
     return text.strip()
 
 
-def curves(predictions: pd.DataFrame, class_names: Sequence[str]) -> dict[str, dict]:
-    """Trace ROC and precision-recall curves, one-vs-rest, of every class with a true sample.
+def curves(run: Run) -> dict[str, dict]:
+    """Trace ROC and precision-recall curves on the test subset, one-vs-rest.
 
     Returns
     -------
     dict
-        By class: arrays ``fpr``, ``tpr``, ``recall`` and ``precision``, and the numbers
-        ``auroc``, ``average_precision`` and ``share`` (of the samples, in [0, 1]).
+        By class that has a true sample: arrays ``fpr``, ``tpr``, ``recall`` and ``precision``,
+        and the numbers ``auroc``, ``average_precision`` and ``share`` (of the samples), all in
+        [0, 1].
     """
-    traced = {}
-    for name in class_names:
-        positive, ranked = predictions["class"] == name, predictions[f"p_{name}"]
+    test, traced = _of_test(run), {}
+    for name in run.config.class_names:
+        positive, ranked = test["class"] == name, test[f"p_{name}"]
         if not positive.any() or positive.all():
             continue
-        fpr, tpr, _ = roc_curve(positive, ranked)
-        precision, recall, _ = precision_recall_curve(positive, ranked)
+        fpr, tpr, _ = sklearn_metrics.roc_curve(positive, ranked)
+        precision, recall, _ = sklearn_metrics.precision_recall_curve(positive, ranked)
         traced[name] = {
-            **{"fpr": fpr, "tpr": tpr, "recall": recall, "precision": precision},
-            "auroc": roc_auc_score(positive, ranked),
-            "average_precision": average_precision_score(positive, ranked),
+            "fpr": fpr,
+            "tpr": tpr,
+            "recall": recall,
+            "precision": precision,
+            "auroc": sklearn_metrics.roc_auc_score(positive, ranked),
+            "average_precision": sklearn_metrics.average_precision_score(positive, ranked),
             "share": positive.mean(),
         }
     return traced
 
 
-def confident_mistakes(
-    predictions: pd.DataFrame, class_names: Sequence[str], count: int, subset: str = "test"
-) -> pd.DataFrame:
-    """List the wrong predictions of highest probability.
-
-    Returns
-    -------
-    DataFrame
-        At most `count` rows of `predictions` with ``predicted`` and ``confidence``, the most
-        confident first; the index is the row in `predictions`.
-    """
-    chosen = predictions[predictions["split"] == subset].copy()
-    probabilities = metrics.probability_matrix(chosen, class_names)
-    chosen["predicted"] = np.array(class_names)[probabilities.argmax(1)]
-    chosen["confidence"] = probabilities.max(1)
-    wrong = chosen[chosen["predicted"] != chosen["class"]]
-    return wrong.sort_values("confidence", ascending=False, kind="stable").head(count)
+def reliability(run: Run) -> pd.DataFrame:
+    """Tabulate confidence against accuracy on the test subset, as `metrics.reliability` does."""
+    test, class_names = _of_test(run), run.config.class_names
+    probabilities = metrics.probability_matrix(test, class_names)
+    return metrics.reliability(test["class"], probabilities, class_names)
 
 
-def vote(predictions: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
-    """Let the cells of each image vote: an image's probabilities are the mean of its cells'.
-
-    Returns
-    -------
-    DataFrame
-        One row an image, with the columns of `predictions` and ``cells``, their number.
-    """
-    columns = {f"p_{name}": (f"p_{name}", "mean") for name in class_names}
-    votes = predictions.groupby(["image_id", "class", "split"], sort=False).agg(
-        cells=("id", "size"), **columns
-    )
-    votes = votes.reset_index()
-    votes.insert(0, "id", votes["image_id"])
-    return votes
-
-
-def levels_side_by_side(
-    votes: pd.DataFrame, image_run: Path, class_names: Sequence[str], subset: str = "test"
-) -> pd.DataFrame:
-    """Score cells voted into images beside an image-level model, on the images both know.
+def confident_mistakes(run: Run, count: int) -> pd.DataFrame:
+    """List the wrong predictions of highest probability on the test subset.
 
     Parameters
     ----------
-    votes : DataFrame
-        From `vote`.
-    image_run : Path
-        Run directory of an image-level model, anchored at the repository root.
-    class_names : sequence of str
-        The classes.
-    subset : str
-        Subset to score.
+    run : Run
+        A finished run.
+    count : int
+        At most so many.
+
+    Returns
+    -------
+    DataFrame
+        Rows of `Run.predictions` with ``predicted`` and ``confidence`` (in [0, 1]), the most
+        confident first; the index is the row there, as in the table that was trained on.
+    """
+    test = _of_test(run)
+    probabilities = metrics.probability_matrix(test, run.config.class_names)
+    predicted = np.array(run.config.class_names)[probabilities.argmax(1)]
+    test = test.assign(predicted=predicted, confidence=probabilities.max(1))
+    wrong = test[test["predicted"] != test["class"]]
+    return wrong.sort_values("confidence", ascending=False, kind="stable").head(count)
+
+
+def levels_side_by_side(cell_run: Run, image_run: Run) -> pd.DataFrame:
+    """Score cells voted into images beside an image-level model, on the test images both know.
+
+    Parameters
+    ----------
+    cell_run : Run
+        A finished run on cells.
+    image_run : Run
+        One on images, which need not exist.
 
     Returns
     -------
@@ -181,18 +146,20 @@ def levels_side_by_side(
     Raises
     ------
     ValueError
-        If an image is in that subset for one of the two models only by another split.
+        If an image is in another subset for one of the two models.
     """
-    tables = {"cells, voted into images": votes[votes["split"] == subset]}
-    if (image_run / "predictions.parquet").exists():
-        of_images = pd.read_parquet(image_run / "predictions.parquet")
-        splits = votes.merge(of_images, on="image_id", suffixes=("", "_image"))
-        if (splits["split"] != splits["split_image"]).any():
+    class_names = cell_run.config.class_names
+    votes = vote(cell_run)
+    tables = {"cells, voted into images": votes[votes["split"] == "test"]}
+    if image_run.predictions_file.exists():
+        of_images = image_run.predictions
+        both = votes.merge(of_images, on="image_id", suffixes=("", "_image"))
+        if (both["split"] != both["split_image"]).any():
             raise ValueError(
-                f"{shown_path(image_run)} was trained on another split than these cells: train it "
-                "again with notebook 03."
+                f"{image_run} was trained on another split than these cells: train it again with "
+                "notebook 03."
             )
-        shared = splits.loc[splits["split"] == subset, "image_id"]
+        shared = both.loc[both["split"] == "test", "image_id"]
         if len(shared):
             tables["image-level model"] = of_images
             tables = {name: t[t["image_id"].isin(shared)] for name, t in tables.items()}
@@ -206,3 +173,14 @@ def levels_side_by_side(
             for key in ("balanced_accuracy", "auroc")
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def vote(cell_run: Run) -> pd.DataFrame:
+    """Let the cells of each image vote: an image's probabilities are the mean of its cells'."""
+    columns = [f"p_{name}" for name in cell_run.config.class_names]
+    of_image = cell_run.predictions.groupby(["image_id", "class", "split"], sort=False)
+    return of_image[columns].mean().reset_index()
+
+
+def _of_test(run: Run) -> pd.DataFrame:
+    return run.predictions.query("split == 'test'")

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hsc_utils import metrics, study
-from hsc_utils.comparison import differences
+from hsc_utils import comparison, metrics
+from hsc_utils.comparison.compare import SCORES, holm
+from hsc_utils.study import Run, RunConfig, Study, parse_model_name, tabulate_runs
 
 CLASSES = ["LT-HSC", "ST-HSC", "MPP"]
 
@@ -31,27 +32,49 @@ def predictions(skill: float, seed: int, images: int = 30, cells: int = 8) -> pd
     )
 
 
-def write_run(runs_dir: Path, model: str, table: pd.DataFrame, seed: int = 0, **config) -> Path:
-    run_dir = runs_dir / model / f"seed{seed}"
-    run_dir.mkdir(parents=True)
+def write_run(
+    folder: Path, model: str, table: pd.DataFrame, seed: int = 0, level: str = "cell", **config
+) -> Run:
+    """A finished run in a study, without a model."""
+    run = Study(folder).run(level, model, seed)
+    run.directory.mkdir(parents=True)
+    for file in run.results:
+        file.touch()
+    architecture, channels = parse_model_name(model)
     settings = {
-        "level": "cell",
-        "architecture": model.split("-")[0],
-        "channels": [0] if "-slice0" in model else [0, 1, 2],
-        "class_names": CLASSES,
+        "architecture": architecture,
+        "weights": "none",
+        "input_size": 64,
+        "batch_size": 8,
+        "max_epochs": 1,
+        "patience": 1,
+        "learning_rate": 1e-3,
         "seed": seed,
+        "channels": channels,
+        "level": level,
+        "class_names": CLASSES,
+        "weights_used": "none",
+        "mean": [0.5] * len(channels),
+        "std": [0.2] * len(channels),
+        "samples_sha256": "",
+        "code_sha256": "",
     }
-    (run_dir / "config.json").write_text(json.dumps(settings | config))
-    provenance = {"weights": "none", "simulated": True}
-    (run_dir / "provenance.json").write_text(json.dumps(provenance))
-    table.to_parquet(run_dir / "predictions.parquet")
-    return run_dir
+    RunConfig(**settings | config).write(run.config_file)
+    write_record(run)
+    run.scores_file.write_text(json.dumps({"test": {"auroc": 0.5}}))
+    table.to_parquet(run.predictions_file)
+    return run
 
 
-def scored(*run_dirs: Path, **settings) -> tuple[pd.DataFrame, pd.DataFrame, list[pd.DataFrame]]:
-    runs = study.read_runs(run_dirs)
-    tables = study.read_predictions(runs)
-    return runs, differences.resampled_scores(runs, tables, **settings), tables
+def write_record(run: Run, **inputs: str) -> None:
+    record = {"weights": "none", "simulated": True, "seconds": 1.0, "inputs": inputs}
+    run.record_file.write_text(json.dumps(record))
+
+
+def scored(*runs: Run, **settings) -> tuple[pd.DataFrame, pd.DataFrame, list[pd.DataFrame]]:
+    table = tabulate_runs(runs)
+    predicted = comparison.read_predictions(table)
+    return table, comparison.resampled_scores(table, predicted, **settings), predicted
 
 
 def delong_covariance(positive: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -72,21 +95,21 @@ class TestScores:
         expected = metrics.score(
             table["class"], metrics.probability_matrix(table, CLASSES), CLASSES
         )
-        for key in differences.SCORES:
+        for key in SCORES:
             assert scores["resnet18", 0, key].iloc[0] == pytest.approx(expected[key])
         for name in CLASSES:
             auroc = expected["per_class"][name]["auroc"]
             assert scores["resnet18", 0, f"auroc {name}"].iloc[0] == pytest.approx(auroc)
-        assert len(scores) == 21 and len(differences.compare(scores)) == 5
+        assert len(scores) == 21 and len(comparison.compare(scores)) == 5
 
     def test_repeats_are_averaged(self, tmp_path):
-        dirs = [write_run(tmp_path, "resnet18", predictions(1, k), seed=k) for k in (1, 2, 3)]
-        _, scores, tables = scored(*dirs, resamples=5)
+        runs = [write_run(tmp_path, "resnet18", predictions(1, k), seed=k) for k in (1, 2, 3)]
+        _, scores, tables = scored(*runs, resamples=5)
         each = [
             metrics.score(t["class"], metrics.probability_matrix(t, CLASSES), CLASSES)["auroc"]
             for t in tables
         ]
-        row = differences.compare(scores).set_index("score").loc["auroc"]
+        row = comparison.compare(scores).set_index("score").loc["auroc"]
         assert row["estimate"] == pytest.approx(np.mean(each)) and row["seeds"] == 3
         assert (row["seed_low"], row["seed_high"]) == pytest.approx((min(each), max(each)))
 
@@ -97,8 +120,8 @@ class TestScores:
             shared = [f"p_{name}" for name in CLASSES]
             mixed = np.sqrt(table[shared] * noise[shared])
             table[shared] = mixed.div(mixed.sum(axis=1), axis=0)
-        dirs = write_run(tmp_path, "resnet18", good), write_run(tmp_path, "resnet50", poor)
-        _, scores, _ = scored(*dirs, resamples=4000)
+        runs = write_run(tmp_path, "resnet18", good), write_run(tmp_path, "resnet50", poor)
+        _, scores, _ = scored(*runs, resamples=4000)
         gaps = scores["resnet18", 0, "auroc MPP"] - scores["resnet50", 0, "auroc MPP"]
         covariance = delong_covariance(
             (good["class"] == "MPP").to_numpy(), good["p_MPP"].to_numpy(), poor["p_MPP"].to_numpy()
@@ -112,59 +135,59 @@ class TestScores:
         rows = []
         for name, cells in (("once", table), ("copied", copies)):
             _, scores, _ = scored(write_run(tmp_path, name, cells), resamples=300)
-            rows.append(differences.compare(scores)[["estimate", "low", "high"]])
+            rows.append(comparison.compare(scores)[["estimate", "low", "high"]])
         pd.testing.assert_frame_equal(*rows)
 
     def test_a_class_without_test_samples_is_left_out(self, tmp_path):
         table = predictions(1.0, seed=1)
         table = table[table["class"] != "MPP"]
         runs, scores, tables = scored(write_run(tmp_path, "resnet18", table), resamples=20)
-        assert set(scores["resnet18", 0]) == {*differences.SCORES, "auroc LT-HSC", "auroc ST-HSC"}
-        assert not differences.compare(scores)[["estimate", "low", "high"]].isna().any(axis=None)
-        assert {name for _, name in differences.roc_curves(runs, tables)} == {"LT-HSC", "ST-HSC"}
+        assert set(scores["resnet18", 0]) == {*SCORES, "auroc LT-HSC", "auroc ST-HSC"}
+        assert not comparison.compare(scores)[["estimate", "low", "high"]].isna().any(axis=None)
+        assert {name for _, name in comparison.roc_curves(runs, tables)} == {"LT-HSC", "ST-HSC"}
 
 
 class TestDifferences:
     def test_a_model_does_not_differ_from_its_copy(self, tmp_path):
         table = predictions(1.0, seed=1)
-        dirs = write_run(tmp_path, "resnet18", table), write_run(tmp_path, "resnet50", table)
-        _, scores, _ = scored(*dirs, resamples=100)
-        rows = differences.compare(scores).query("against != ''")
+        runs = write_run(tmp_path, "resnet18", table), write_run(tmp_path, "resnet50", table)
+        _, scores, _ = scored(*runs, resamples=100)
+        rows = comparison.compare(scores).query("against != ''")
         assert (rows[["estimate", "low", "high"]] == 0).all(axis=None)
         assert (rows["p_holm"] == 1).all()
-        assert "within the noise" in differences.verdict(rows.iloc[0])
+        assert "within the noise" in comparison.verdict(rows.iloc[0])
 
     def test_pairing_makes_a_difference_surer_than_the_scores(self, tmp_path):
         better, worse = predictions(2.0, seed=1), predictions(0.5, seed=1)
-        dirs = write_run(tmp_path, "resnet18", worse), write_run(tmp_path, "densenet169", better)
-        _, scores, _ = scored(*dirs, resamples=500)
-        table = differences.compare(scores).set_index(["model", "against", "score"])
+        runs = write_run(tmp_path, "resnet18", worse), write_run(tmp_path, "densenet169", better)
+        _, scores, _ = scored(*runs, resamples=500)
+        table = comparison.compare(scores).set_index(["model", "against", "score"])
         row = table.loc["densenet169", "resnet18", "auroc"]
         assert row.low < row.estimate < row.high and row.low > 0 and row.p_holm < 0.05
         width = row.high - row.low
         alone = table.loc[[("resnet18", "", "auroc"), ("densenet169", "", "auroc")]]
         assert width < np.hypot(*(alone["high"] - alone["low"]))
         row = table.reset_index().query("against == 'resnet18' and score == 'auroc'").iloc[0]
-        assert "higher by more than chance" in differences.verdict(row)
+        assert "higher by more than chance" in comparison.verdict(row)
 
     def test_order_of_the_runs_only_flips_the_sign(self, tmp_path):
-        dirs = [write_run(tmp_path, f"model{k}", predictions(1, k)) for k in (1, 2)]
+        runs = [write_run(tmp_path, f"model{k}", predictions(1, k)) for k in (1, 2)]
         forwards, backwards = (
-            differences.compare(scores).query("against != ''").reset_index(drop=True)
-            for _, scores, _ in (scored(*dirs, resamples=50), scored(*dirs[::-1], resamples=50))
+            comparison.compare(scores).query("against != ''").reset_index(drop=True)
+            for _, scores, _ in (scored(*runs, resamples=50), scored(*runs[::-1], resamples=50))
         )
         np.testing.assert_allclose(forwards["estimate"], -backwards["estimate"])
         np.testing.assert_allclose(forwards["low"], -backwards["high"])
         np.testing.assert_allclose(forwards["p"], backwards["p"])
 
-    def test_against_one_reference_only(self, tmp_path):
-        dirs = [write_run(tmp_path, f"model{k}", predictions(1, k)) for k in (1, 2, 3)]
-        _, scores, _ = scored(*dirs, resamples=50)
-        every, few = (differences.compare(scores, reference=r) for r in (None, "model2"))
+    def test_against_one_baseline_only(self, tmp_path):
+        runs = [write_run(tmp_path, f"model{k}", predictions(1, k)) for k in (1, 2, 3)]
+        _, scores, _ = scored(*runs, resamples=50)
+        every, few = (comparison.compare(scores, baseline=r) for r in (None, "model2"))
         assert len(every.query("against != ''")) == 2 * 3
         assert set(few.query("against != ''")["model"]) == {"model2"}
         assert set(few["against"]) == {"", "model1", "model3"}
-        corrected = few.query("against != ''").groupby("score")["p"].transform(differences.holm)
+        corrected = few.query("against != ''").groupby("score")["p"].transform(holm)
         assert few.query("against != ''")["p_holm"].tolist() == corrected.tolist()
 
     def test_one_seed_says_so_and_several_must_agree(self, tmp_path):
@@ -172,42 +195,42 @@ class TestDifferences:
         poor = [predictions(skill, seed=9 + k) for k, skill in enumerate((0.3, 0.3, 3.5))]
         once = [write_run(tmp_path / "a", m, t[0]) for m, t in (("m", poor), ("n", good))]
         _, scores, _ = scored(*once, resamples=300)
-        row = differences.compare(scores).query("against != '' and score == 'auroc'").iloc[0]
-        assert "with one training each" in differences.verdict(row)
-        dirs = [
+        row = comparison.compare(scores).query("against != '' and score == 'auroc'").iloc[0]
+        assert "with one training each" in comparison.verdict(row)
+        runs = [
             write_run(tmp_path / "b", m, t, seed=k)
             for m, tables in (("m", poor), ("n", good))
             for k, t in enumerate(tables)
         ]
-        _, scores, _ = scored(*dirs, resamples=300)
-        each = differences.seed_differences(scores, "n", "m", "auroc")
-        row = differences.compare(scores).query("against != '' and score == 'auroc'").iloc[0]
+        _, scores, _ = scored(*runs, resamples=300)
+        each = scores.iloc[0].loc["n", :, "auroc"] - scores.iloc[0].loc["m", :, "auroc"]
+        row = comparison.compare(scores).query("against != '' and score == 'auroc'").iloc[0]
         assert row["seeds"] == 3 and each.loc[2] < 0 < each.loc[0]
         assert (row["seed_low"], row["seed_high"]) == (each.min(), each.max())
         assert row["estimate"] == pytest.approx(each.mean()) and row["p_holm"] < 0.05
-        assert "not the same way with every seed" in differences.verdict(row)
-        _, scores, _ = scored(*[d for d in dirs if d.name != "seed2"], resamples=300)
-        row = differences.compare(scores).query("against != '' and score == 'auroc'").iloc[0]
-        assert row["seeds"] == 2 and "and with every seed" in differences.verdict(row)
+        assert "not the same way with every seed" in comparison.verdict(row)
+        _, scores, _ = scored(*[d for d in runs if d.seed != 2], resamples=300)
+        row = comparison.compare(scores).query("against != '' and score == 'auroc'").iloc[0]
+        assert row["seeds"] == 2 and "and with every seed" in comparison.verdict(row)
 
     def test_no_difference_is_rarely_called_one(self, tmp_path):
         """Of many pairs of equally good models, few may have a p-value below 0.05."""
-        dirs = [write_run(tmp_path, f"m{k}", predictions(1, k, cells=3)) for k in range(30)]
-        _, scores, _ = scored(*dirs, resamples=400)
-        table = differences.compare(scores).query("against != '' and score == 'auroc'")
+        runs = [write_run(tmp_path, f"m{k}", predictions(1, k, cells=3)) for k in range(30)]
+        _, scores, _ = scored(*runs, resamples=400)
+        table = comparison.compare(scores).query("against != '' and score == 'auroc'")
         pairs = [(f"m{k + 1}", f"m{k}") for k in range(0, 30, 2)]
         independent = table.set_index(["model", "against"]).loc[pairs]
         assert len(independent) == 15 and (independent["p"] < 0.05).sum() <= 4
         assert (table["p_holm"] >= table["p"]).all()
 
     def test_holm_by_hand(self):
-        corrected = differences.holm(pd.Series([0.04, 0.01, 0.03, np.nan]))
+        corrected = holm(pd.Series([0.04, 0.01, 0.03, np.nan]))
         np.testing.assert_allclose(corrected, [0.06, 0.03, 0.06, np.nan])
 
     @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
     def test_holm_is_between_nothing_and_bonferroni(self, values):
         raw = pd.Series(values)
-        corrected = differences.holm(raw)
+        corrected = holm(raw)
         assert (corrected >= raw).all()
         assert (corrected <= np.minimum(1, raw * len(raw)) + 1e-12).all()
         ranks = raw.rank(method="first").astype(int).sort_values().index
@@ -217,41 +240,40 @@ class TestDifferences:
 class TestRefusals:
     def test_other_cells(self, tmp_path):
         table = predictions(1.0, seed=1)
-        dirs = write_run(tmp_path, "a", table), write_run(tmp_path, "b", table.iloc[3:])
-        with pytest.raises(study.ComparisonError, match=r"3 only in .*a/seed0, such as image"):
-            study.read_predictions(study.read_runs(dirs))
+        runs = write_run(tmp_path, "a", table), write_run(tmp_path, "b", table.iloc[3:])
+        with pytest.raises(comparison.ComparisonError, match=r"3 only in .*seed0, such as image"):
+            comparison.read_predictions(tabulate_runs(runs))
 
     def test_other_labels(self, tmp_path):
         table = predictions(1.0, seed=1)
         other = table.assign(**{"class": table["class"].mask(table.index == 7, "MPP")})
         other.loc[7, "class"] = "MPP" if table.loc[7, "class"] != "MPP" else "LT-HSC"
-        dirs = write_run(tmp_path, "a", table), write_run(tmp_path, "b", other)
-        with pytest.raises(study.ComparisonError, match="1 with another class, such as"):
-            study.read_predictions(study.read_runs(dirs))
+        runs = write_run(tmp_path, "a", table), write_run(tmp_path, "b", other)
+        with pytest.raises(comparison.ComparisonError, match="1 with another class, such as"):
+            comparison.read_predictions(tabulate_runs(runs))
 
     def test_other_images(self, tmp_path):
         table = predictions(1.0, seed=1)
         other = table.assign(image_id=table["image_id"].replace("image003", "image004"))
-        dirs = write_run(tmp_path, "a", table), write_run(tmp_path, "b", other)
-        with pytest.raises(study.ComparisonError, match="8 with another image_id, such as"):
-            study.read_predictions(study.read_runs(dirs))
+        runs = write_run(tmp_path, "a", table), write_run(tmp_path, "b", other)
+        with pytest.raises(comparison.ComparisonError, match="8 with another image_id, such as"):
+            comparison.read_predictions(tabulate_runs(runs))
 
     def test_other_pixels_of_the_same_cells(self, tmp_path):
         table = predictions(1.0, seed=1)
-        dirs = [write_run(tmp_path, name, table) for name in ("a", "b", "c")]
-        for run_dir, sha in zip(dirs, ("1" * 64, "1" * 64, "2" * 64), strict=True):
-            record = {"weights": "none", "simulated": True, "inputs": {"x/patches.npy": sha}}
-            (run_dir / "provenance.json").write_text(json.dumps(record))
-        assert len(study.read_predictions(study.read_runs(dirs[:2]))) == 2
+        runs = [write_run(tmp_path, name, table) for name in ("a", "b", "c")]
+        for run, sha in zip(runs, ("1" * 64, "1" * 64, "2" * 64), strict=True):
+            write_record(run, **{"x/patches.npy": sha})
+        assert len(comparison.read_predictions(tabulate_runs(runs[:2]))) == 2
         with pytest.raises(
-            study.ComparisonError, match=r"two versions of patches\.npy .*11111111…"
+            comparison.ComparisonError, match=r"two versions of patches\.npy .*11111111…"
         ):
-            study.read_predictions(study.read_runs(dirs))
+            comparison.read_predictions(tabulate_runs(runs))
 
     def test_other_order_is_no_difference(self, tmp_path):
         table = predictions(1.0, seed=1)
-        dirs = write_run(tmp_path, "a", table), write_run(tmp_path, "b", table.iloc[::-1])
-        first, second = study.read_predictions(study.read_runs(dirs))
+        runs = write_run(tmp_path, "a", table), write_run(tmp_path, "b", table.iloc[::-1])
+        first, second = comparison.read_predictions(tabulate_runs(runs))
         pd.testing.assert_frame_equal(first, second)
 
     def test_other_level_or_classes(self, tmp_path):
@@ -259,39 +281,48 @@ class TestRefusals:
         cell = write_run(tmp_path, "a", table)
         image = write_run(tmp_path, "b", table, level="image")
         named = write_run(tmp_path, "c", table, class_names=CLASSES[::-1])
-        with pytest.raises(study.ComparisonError, match=r"level of .* is image"):
-            study.read_runs([cell, image])
-        with pytest.raises(study.ComparisonError, match="class_names of"):
-            study.read_runs([cell, named])
-
-    def test_runs_of_one_architecture_are_found(self, tmp_path):
-        table = predictions(1.0, seed=1)
-        for model in ("resnet18", "resnet18-slice0", "resnet18-slice0+2", "resnet152"):
-            write_run(tmp_path, model, table)
-        (tmp_path / "resnet18-slice1" / "seed0").mkdir(parents=True)
-        names = [path.parent.name for path in study.slice_runs(tmp_path, "resnet18")]
-        assert names == ["resnet18", "resnet18-slice0", "resnet18-slice0+2"]
-        with pytest.raises(FileNotFoundError, match="no finished run of densenet121"):
-            study.slice_runs(tmp_path, "densenet121")
+        for other, message in ((image, r"level of .* is image"), (named, "class_names of")):
+            with pytest.raises(comparison.ComparisonError, match=message):
+                comparison.read_predictions(tabulate_runs([cell, other]))
 
     def test_slices_that_no_run_saw_are_named(self, tmp_path):
         table = predictions(1.0, seed=1)
-        dirs = [
-            write_run(tmp_path, "resnet18", table),
-            write_run(tmp_path, "resnet18-slice0", table),
-            write_run(tmp_path, "resnet18-slice0+2", table, channels=[0, 2]),
+        for model in ("resnet18", "resnet18-slice0", "resnet18-slice0+2", "resnet152"):
+            write_run(tmp_path, model, table)
+        (tmp_path / "runs" / "cell" / "resnet18-slice1" / "seed0").mkdir(parents=True)
+        runs = comparison.find_runs_on_slices(Study(tmp_path), "cell", "resnet18")
+        assert runs["model"].tolist() == ["resnet18", "resnet18-slice0", "resnet18-slice0+2"]
+        assert comparison.missing_slices(runs) == ["1", "2", "0+1", "1+2"]
+
+    def test_models_are_found_with_every_finished_seed(self, tmp_path):
+        table = predictions(1.0, seed=1)
+        for model, seed in (("resnet18", 10), ("resnet18", 2), ("resnet50", 0)):
+            write_run(tmp_path, model, table, seed)
+        stopped = write_run(tmp_path, "resnet18", table, 3)
+        stopped.status_file.write_text(json.dumps({"failed": "no room"}))
+        runs = comparison.find_runs(Study(tmp_path), "cell", ["resnet50", "resnet18"])
+        assert runs[["model", "seed"]].to_numpy().tolist() == [
+            ["resnet50", 0],
+            ["resnet18", 2],
+            ["resnet18", 10],
         ]
-        missing = study.missing_slices(study.read_runs(dirs))
-        assert missing == ["1", "2", "0+1", "1+2"]
+
+    def test_a_model_without_a_finished_run_is_named_with_those_that_have_one(self, tmp_path):
+        write_run(tmp_path, "resnet18", predictions(1.0, seed=1))
+        wanted = "no finished cell run of densenet121. Finished are: resnet18. Train"
+        with pytest.raises(comparison.ComparisonError, match=wanted):
+            comparison.find_runs(Study(tmp_path), "cell", ["resnet18", "densenet121"])
+        with pytest.raises(comparison.ComparisonError, match="no finished cell run of resnet50"):
+            comparison.find_runs_on_slices(Study(tmp_path), "cell", "resnet50")
 
     def test_missing_repeated_and_empty(self, tmp_path):
-        table = predictions(1.0, seed=1)
-        run = write_run(tmp_path, "a", table)
-        with pytest.raises(FileNotFoundError, match=r"holds no config\.json: train that model"):
-            study.read_runs([run, tmp_path / "b" / "seed0"])
-        with pytest.raises(study.ComparisonError, match="given twice"):
-            study.read_runs([run, run])
-        with pytest.raises(study.ComparisonError, match="No run was given"):
-            study.read_runs([])
-        with pytest.raises(study.ComparisonError, match="predicted nothing of subset 'tset'"):
-            study.read_predictions(study.read_runs([run]), "tset")
+        run = write_run(tmp_path, "a", predictions(1.0, seed=1))
+        absent = Study(tmp_path).run("cell", "b", 0)
+        with pytest.raises(FileNotFoundError, match=r"holds no config\.json: the run is missing"):
+            comparison.read_predictions(tabulate_runs([run, absent]))
+        with pytest.raises(comparison.ComparisonError, match="given twice"):
+            comparison.read_predictions(tabulate_runs([run, run]))
+        with pytest.raises(comparison.ComparisonError, match="No run was given"):
+            comparison.read_predictions(tabulate_runs([]))
+        with pytest.raises(comparison.ComparisonError, match="predicted nothing of subset 'tset'"):
+            comparison.read_predictions(tabulate_runs([run]), "tset")

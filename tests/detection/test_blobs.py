@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from skimage import data, feature
 from skimage.draw import disk
 
-from hsc_utils.detection import blobs, fast_log
-from hsc_utils.detection.blobs import DetectionSettings, detect_cells
-from hsc_utils.detection.fast_log import blob_log
-from hsc_utils.detection.matching import agreement, match_detections
+from hsc_utils.detection import DetectionSettings, blob_log, detect_cells, match_detections
+from hsc_utils.detection.blobs import METHODS, settings_in_use
+from hsc_utils.detection.matching import agreement
 
 
 def simulated_field(size=384, count=14, seed=0, noise=0.01):
@@ -49,33 +48,17 @@ def real_data():
 # --- blob_log against scikit-image -------------------------------------------------------
 
 
-@pytest.fixture(autouse=True, scope="module")
-def fast_route():
-    """Take the fast route on small images as well, which by default go the plain one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast_log, "_SMALL", 0)
-        yield
-
-
 CASES = {
     "defaults": {},
     "cells": {"min_sigma": 8, "max_sigma": 20, "num_sigma": 5, "threshold": 0.05},
     "logarithmic": {"min_sigma": 3, "max_sigma": 12, "num_sigma": 4, "log_scale": True},
-    "relative": {"min_sigma": 6, "max_sigma": 12, "num_sigma": 3, "threshold_rel": 0.4},
-    "relative only": {
-        "min_sigma": 6, "max_sigma": 12, "num_sigma": 3, "threshold": None, "threshold_rel": 0.4,
-    },
-    "everything": {"min_sigma": 6, "max_sigma": 12, "num_sigma": 3, "threshold": None},
-    "border": {"min_sigma": 6, "max_sigma": 12, "num_sigma": 3, "threshold": 0.05,
-               "exclude_border": 20},
-    "border by axis": {"min_sigma": 6, "max_sigma": 12, "num_sigma": 3, "threshold": 0.05,
-                       "exclude_border": (5, 40)},
+    "everything above 0": {"min_sigma": 6, "max_sigma": 12, "num_sigma": 3, "threshold": 0},
     "one sigma": {"min_sigma": 10, "max_sigma": 10, "num_sigma": 1, "threshold": 0.05},
-    "no overlap": {"min_sigma": 6, "max_sigma": 20, "num_sigma": 4, "threshold": 0.05,
-                   "overlap": 0},
-    "any overlap": {"min_sigma": 3, "max_sigma": 12, "num_sigma": 5, "threshold": 0.02,
-                    "overlap": 1},
-}  # fmt: skip
+    "no overlap": {"min_sigma": 6, "max_sigma": 20, "num_sigma": 4, "threshold": 0.05}
+    | {"overlap": 0},
+    "any overlap": {"min_sigma": 3, "max_sigma": 12, "num_sigma": 5, "threshold": 0.02}
+    | {"overlap": 1},
+}
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -111,17 +94,6 @@ def test_default_on_plateaus(kind):
     expected = feature.blob_log(image, 3, 12, 5, threshold=0.05)
     assert len(expected) > 40
     assert agreement(blob_log(image, 3, 12, 5, threshold=0.05), expected, 2.25) >= 0.995
-
-
-def test_small_images_go_the_plain_route(monkeypatch):
-    """There scipy's own filters take less time than a search for candidates."""
-    monkeypatch.setattr(fast_log, "_SMALL", 500_000)
-    monkeypatch.setattr(fast_log, "maxima", lambda *_: pytest.fail("fast route"))
-    options = {"min_sigma": 1, "max_sigma": 5, "num_sigma": 5, "threshold": 0.03}
-    image = plateaus(np.dtype("u1"))
-    np.testing.assert_array_equal(blob_log(image, **options), feature.blob_log(image, **options))
-    with pytest.raises(pytest.fail.Exception, match="fast route"):
-        blob_log(data.coins(), **options)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -162,9 +134,13 @@ def test_image_smaller_than_the_kernel():
 
 @settings(max_examples=12, deadline=None)
 @given(
-    st.integers(0, 2**31), st.integers(40, 90), st.integers(40, 90), st.floats(2, 6),
-    st.floats(1.2, 3), st.integers(1, 5),
-)  # fmt: skip
+    st.integers(0, 2**31),
+    st.integers(40, 90),
+    st.integers(40, 90),
+    st.floats(2, 6),
+    st.floats(1.2, 3),
+    st.integers(1, 5),
+)
 def test_agreement_on_noise(seed, height, width, low, ratio, count):
     """Noise is the hardest case: maxima of all heights, near the threshold and the border."""
     image = np.random.default_rng(seed).random((height, width))
@@ -193,10 +169,6 @@ def test_rotating_the_image_rotates_the_blobs():
         (np.full((9, 9), np.inf), {}, "infinite"),
         (np.zeros((0, 9)), {}, "empty"),
         (np.zeros((9, 9)), {"threshold": -1}, "negative"),
-        (np.zeros((9, 9)), {"exclude_border": True}, "exclude_border"),
-        (np.zeros((9, 9)), {"exclude_border": (1, 2, 3)}, "exclude_border"),
-        (np.zeros((9, 9)), {"exclude_border": 1.5}, "exclude_border"),
-        (np.zeros((9, 9)), {"exclude_border": -1}, "negative"),
     ],
 )
 def test_impossible_input(image, options, message):
@@ -240,23 +212,32 @@ def test_sigma_means_the_same_for_each_method():
     spot = 60 + 150 * np.exp(-((y - 70) ** 2 + (x - 90) ** 2) / (2 * 9**2))
     for method, threshold in (("log", 0.1), ("dog", 0.1), ("doh", 0.01)):
         chosen = DetectionSettings(
-            method=method, threshold=threshold, search="mean", min_sigma=5, max_sigma=16,
+            method=method,
+            threshold=threshold,
+            search="mean",
+            min_sigma=5,
+            max_sigma=16,
             num_sigma=9,
-        )  # fmt: skip
+        )
         found = detect_cells(spot.astype(np.uint8), chosen)
         np.testing.assert_allclose(found, [[70, 90, 9]], atol=1.6)
 
 
-@pytest.mark.parametrize("method", blobs.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("flatten", [False, True])
 def test_dark_cells_of_one_slice(method, flatten):
     """Dark on bright, negative throughout once turned over: each method finds them."""
     y, x = np.mgrid[:300, :300]
     dark = 200 - 120 * np.exp(-((y - 90) ** 2 + (x - 210) ** 2) / (2 * 9**2))
     chosen = DetectionSettings(
-        method=method, threshold=0.005 if method == "doh" else 0.1, search="slice0",
-        polarity="dark", flatten=flatten, min_sigma=6, max_sigma=14,
-    )  # fmt: skip
+        method=method,
+        threshold=0.005 if method == "doh" else 0.1,
+        search="slice0",
+        polarity="dark",
+        flatten=flatten,
+        min_sigma=6,
+        max_sigma=14,
+    )
     found = detect_cells(dark.astype(np.uint8), chosen)
     inside = found[(found[:, :2].min(axis=1) > 30) & (found[:, :2].max(axis=1) < 270)]
     # DoH's box filters tell sizes coarsely
@@ -277,9 +258,11 @@ def test_the_wall_of_the_chamber_is_no_cell():
 def test_debris_is_no_cell():
     image, cells = simulated_field()
     free = next(
-        (y, x) for y in range(30, 350, 9) for x in range(30, 350, 9)
+        (y, x)
+        for y in range(30, 350, 9)
+        for x in range(30, 350, 9)
         if np.hypot(cells[:, 0] - y, cells[:, 1] - x).min() > 50
-    )  # fmt: skip
+    )
     spotted = image.copy()
     spotted[disk(free, 3)] = 255
     plain, with_spot = (detect_cells(i, DetectionSettings()) for i in (image, spotted))
@@ -296,13 +279,13 @@ def test_brightness_and_gain_do_not_matter(gain, offset):
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])
-@pytest.mark.parametrize("method", blobs.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_blank_and_saturated_images_hold_no_cells(value, method):
     image = np.full((200, 200, 3), value, np.uint8)
     assert detect_cells(image, DetectionSettings(method=method)).shape == (0, 3)
 
 
-@pytest.mark.parametrize("method", blobs.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("search", ["contrast", "mean", "slice2"])
 def test_tiny_images_hold_no_cells(method, search):
     """Smaller than the largest cell, or a line: nothing is found, and nothing breaks."""
@@ -371,11 +354,39 @@ def test_images_of_another_kind():
 
 def test_settings_survive_the_file(tmp_path):
     chosen = DetectionSettings(method="dog", min_sigma=5.5, flatten=False)
-    chosen.write(tmp_path / "detection.json")
+    chosen.write(tmp_path / "detection.json", "tuning")
     assert DetectionSettings.read(tmp_path / "detection.json") == chosen
     (tmp_path / "detection.json").write_text('{"sigma": 3}')
     with pytest.raises(ValueError, match="sigma"):
         DetectionSettings.read(tmp_path / "detection.json")
+
+
+def test_settings_set_by_hand_are_kept(tmp_path, capsys):
+    path = tmp_path / "detection.json"
+    tuned, own = DetectionSettings(threshold=0.2), DetectionSettings(threshold=0.4)
+    assert settings_in_use(path, tuned) == tuned
+    assert settings_in_use(path, tuned) == tuned
+    assert capsys.readouterr().out == ""
+    own.write(path, "hand")
+    assert settings_in_use(path, tuned) == DetectionSettings.read(path) == own
+    said = capsys.readouterr().out
+    assert "set by hand and is used as it is (threshold 0.4, tuned 0.2). Delete it" in said
+    path.unlink()
+    assert settings_in_use(path, tuned) == DetectionSettings.read(path) == tuned
+
+
+def test_settings_of_nobody_known_count_as_set_by_hand(tmp_path, capsys):
+    path = tmp_path / "detection.json"
+    path.write_text('{"threshold": 0.4}')
+    assert settings_in_use(path, DetectionSettings()).threshold == 0.4
+    assert "set by hand" in capsys.readouterr().out
+
+
+def test_what_an_earlier_tuning_chose_is_replaced_aloud(tmp_path, capsys):
+    path = tmp_path / "detection.json"
+    DetectionSettings(threshold=0.4).write(path, "tuning")
+    assert settings_in_use(path, DetectionSettings()) == DetectionSettings.read(path)
+    assert "were replaced (threshold 0.4, tuned 0.2)" in capsys.readouterr().out
 
 
 def test_real_brightfield_cells():
@@ -400,8 +411,13 @@ def test_real_brightfield_cells():
 def test_white_cells_of_real_smears():
     folder = real_data() / "fields" / "blood_smear"
     chosen = DetectionSettings(
-        search="slice1", polarity="dark", flatten=False, min_sigma=28, max_sigma=50, threshold=0.15,
-    )  # fmt: skip
+        search="slice1",
+        polarity="dark",
+        flatten=False,
+        min_sigma=28,
+        max_sigma=50,
+        threshold=0.15,
+    )
     matched = found_count = true = 0
     for path in sorted(folder.glob("*.jpg"))[:20]:
         boxes = [
@@ -429,7 +445,7 @@ def test_scores_by_hand():
     assert (match["matched"], match["found"], match["true"]) == (2, 4, 4)
     assert match["precision"] == match["recall"] == match["f1"] == 0.5
     assert match["error"] == pytest.approx(2)
-    assert (match["split"], match["merged"]) == (1, 1)
+    assert (match["found_twice"], match["found_as_one"]) == (1, 1)
 
 
 def test_one_to_one_and_as_many_as_possible():

@@ -20,17 +20,15 @@ from matplotlib.figure import Figure
 from test_blobs import simulated_field
 
 from hsc_utils import files
-from hsc_utils.detection import panel
-from hsc_utils.detection.blobs import DetectionSettings
+from hsc_utils.detection import DetectionSettings, detection_panel
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENCE = 90  # seconds, for a busy machine
 
 CELL = """
-from hsc_utils import panel, patches
-from hsc_utils.blobs import DetectionSettings
-panel.detection_panel(
-    patches.read_rgb("field.png"), DetectionSettings(), r"{path}", interactive=True
+from hsc_utils import detection, files
+detection.detection_panel(
+    files.read_rgb("field.png"), detection.DetectionSettings(), r"{path}", interactive=True
 )
 """
 
@@ -38,7 +36,7 @@ panel.detection_panel(
 def test_sliders_redraw_and_write(tmp_path):
     image, truth = simulated_field(256, 5)
     path = tmp_path / "detection.json"
-    box = panel.detection_panel(image, DetectionSettings(), path, interactive=True)
+    box = detection_panel(image, DetectionSettings(), path, interactive=True)
     *controls, button, message = box.children[0].children
     by_name = {control.description: control for control in controls}
     before = bytes(box.children[1].value)
@@ -52,12 +50,13 @@ def test_sliders_redraw_and_write(tmp_path):
     button.click()
     written = DetectionSettings.read(path)
     assert (written.max_sigma, round(written.threshold, 6)) == (12, 0.9)
+    assert json.loads(path.read_text())["set_by"] == "hand"
 
 
 def test_impossible_sliders_are_not_written(tmp_path):
     image, _ = simulated_field(256, 5)
     path = tmp_path / "detection.json"
-    box = panel.detection_panel(image, DetectionSettings(), path, interactive=True)
+    box = detection_panel(image, DetectionSettings(), path, interactive=True)
     *controls, button, message = box.children[0].children
     next(c for c in controls if c.description == "max sigma").value = 2
     button.click()
@@ -68,7 +67,7 @@ def test_impossible_sliders_are_not_written(tmp_path):
 def test_in_batch_it_is_a_figure(tmp_path):
     image, _ = simulated_field(256, 5)
     path = tmp_path / "detection.json"
-    assert isinstance(panel.detection_panel(image, DetectionSettings(), path), Figure)
+    assert isinstance(detection_panel(image, DetectionSettings(), path), Figure)
     assert not path.exists()
 
 
@@ -109,13 +108,24 @@ class Page:
             f"(document.querySelector({selector!r}).getBoundingClientRect())"
         )
         for kind in ("mousePressed", "mouseReleased"):
-            self.send("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1],
-                      button="left", clickCount=1)  # fmt: skip
+            self.send(
+                "Input.dispatchMouseEvent",
+                type=kind,
+                x=box[0],
+                y=box[1],
+                button="left",
+                clickCount=1,
+            )
 
     def press(self, key):
         for kind in ("keyDown", "keyUp"):
-            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key,
-                      windowsVirtualKeyCode={"ArrowLeft": 37, "ArrowRight": 39}[key])  # fmt: skip
+            self.send(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode={"ArrowLeft": 37, "ArrowRight": 39}[key],
+            )
 
 
 def until(condition, what):
@@ -162,18 +172,36 @@ def test_sliders_in_a_browser(tmp_path):
     nbformat.write(notebook, tmp_path / "panel.ipynb")
     port = free_port()
     lab = program(
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
-        "--expose-app-in-browser", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}",
-        "--IdentityProvider.token=here", f"--ServerApp.root_dir={tmp_path}",
-        "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--expose-app-in-browser",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        "--IdentityProvider.token=here",
+        f"--ServerApp.root_dir={tmp_path}",
+        "--LabApp.news_url=",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         folder=tmp_path,
-    )  # fmt: skip
+    )
     browser = program(
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-        "--no-first-run", "--disable-background-networking", "--disable-component-update",
-        "--disable-sync", "--window-size=1200,800", "--remote-debugging-port=0",
-        f"--user-data-dir={profile}", "about:blank", folder=tmp_path,
-    )  # fmt: skip
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1200,800",
+        "--remote-debugging-port=0",
+        f"--user-data-dir={profile}",
+        "about:blank",
+        folder=tmp_path,
+    )
     address = f"http://127.0.0.1:{port}"
     with lab, browser:
         page = Page(profile)
@@ -196,8 +224,10 @@ def test_sliders_in_a_browser(tmp_path):
         for _ in range(6):
             started = time.perf_counter()
             page.press("ArrowLeft")
-            second = until(lambda last=first: page.value(f"{picture} != {last!r} && {picture}"),
-                           "the overlay to change")  # fmt: skip
+            second = until(
+                lambda last=first: page.value(f"{picture} != {last!r} && {picture}"),
+                "the overlay to change",
+            )
             seconds.append(time.perf_counter() - started)
             first = second
         print("redrawn in the browser within", *(f"{s:.2f}" for s in seconds), "s")

@@ -5,15 +5,15 @@ import os
 from pathlib import Path
 
 import numpy as np
+import papermill
 import pytest
 
-from hsc_utils import manifest
-from hsc_utils.detection.ready_patches import import_patches
-from hsc_utils.files import read_rgb, write_rgb
+from hsc_utils import files, manifest, provenance
+from hsc_utils.detection import import_patches
 
 
 def write_patch(path, seed, shape=(30, 30)):
-    write_rgb(path, np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8))
+    files.write_rgb(path, np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8))
 
 
 @pytest.fixture
@@ -35,13 +35,16 @@ def test_of_any_size_without_splits(tmp_path, capsys):
             write_patch(path, 100 * c + number, (30 + number, 40))
     table = import_patches(tmp_path / "raw", tmp_path / "cells", side=24)
     assert table.groupby("class")["split"].value_counts().loc["A"].to_dict() == {
-        "train": 6, "validation": 2, "test": 2,
-    }  # fmt: skip
+        "train": 6,
+        "validation": 2,
+        "test": 2,
+    }
     assert np.load(tmp_path / "cells/patches.npy").shape == (20, 24, 24, 3)
     assert not table["simulated"].any()
     assert len(manifest.read_cells(tmp_path / "cells")) == 20
     written = json.loads((tmp_path / "cells/provenance.json").read_text())
     assert written["cells"] == 20
+    assert "ready cells in" in provenance.dataset_name(tmp_path / "prepared", tmp_path / "cells")
     said = "20 patches count as images of their own"
     assert said in capsys.readouterr().out
     assert said in written["fallbacks"][0]
@@ -56,7 +59,7 @@ def test_given_splits_and_images_are_kept(released, tmp_path):
     stored = np.load(tmp_path / "cells/patches.npy")[one["row"]]
     subset, name, file = one["cell_id"].split("__", 2)
     path = released / subset / name / f"{file.replace('-', ' ')}.png"
-    np.testing.assert_array_equal(stored, read_rgb(path))
+    np.testing.assert_array_equal(stored, files.read_rgb(path))
     again = tmp_path / "cells/cells.csv"
     before = again.stat().st_mtime_ns
     import_patches(released, tmp_path / "cells", side=30)
@@ -103,6 +106,34 @@ def test_bad_files_are_listed_and_the_rest_goes_on(released, tmp_path, capsys):
     assert "63 files: 60 cells of 20 images in 2 classes, 3 refused" in capsys.readouterr().out
     rows = np.load(tmp_path / "cells/patches.npy")[cells["row"]]
     assert rows.any(axis=(1, 2, 3)).all()
+
+
+def test_no_patch_that_can_be_read(tmp_path):
+    for name in "AB":
+        path = tmp_path / f"raw/{name}/torn.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    with pytest.raises(ValueError, match=r"All 2 patches were refused.*cannot be read"):
+        import_patches(tmp_path / "raw", tmp_path / "cells")
+
+
+def test_notebook_02_takes_ready_cells(released, tmp_path):
+    notebook = str(files.ROOT / "notebooks/02_blob_tuning.ipynb")
+    given = {"study": str(tmp_path / "study"), "ready_cells_dir": str(released), "side": 30}
+    papermill.execute_notebook(
+        notebook, str(tmp_path / "02.ipynb"), given, progress_bar=False, cwd=tmp_path
+    )
+    table = manifest.read_cells(tmp_path / "study/cells")
+    assert len(table) == 60
+    assert np.load(tmp_path / "study/cells/patches.npy").shape == (60, 30, 30, 3)
+    assert not (tmp_path / "study/cells/detection.json").exists()
+
+
+def test_ready_cells_do_not_mix_with_prepared_images(released, tmp_path):
+    (tmp_path / "study/prepared").mkdir(parents=True)
+    (tmp_path / "study/prepared/images.csv").write_text("image_id\n")
+    with pytest.raises(ValueError, match="a study of their own"):
+        import_patches(released, tmp_path / "study/cells")
 
 
 @pytest.mark.skipif("HSC_TEST_DATA" not in os.environ, reason="HSC_TEST_DATA is not set")

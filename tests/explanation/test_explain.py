@@ -8,10 +8,10 @@ from torch import nn
 from torchvision.models import DenseNet, ResNet
 from torchvision.models.resnet import BasicBlock
 
-from hsc_utils import metrics
+from hsc_utils import metrics, training
 from hsc_utils.explanation import attention
 from hsc_utils.explanation.maps import grad_cam, layer_at_stride, normalise, resize_maps
-from hsc_utils.training import batches, models
+from hsc_utils.study import RunConfig
 
 
 def small_densenet() -> DenseNet:
@@ -101,9 +101,9 @@ class TestGradCam:
         assert torch.equal(before, model(images))
         assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
 
-    @pytest.mark.parametrize("name", models.PAPER_ARCHITECTURES)
+    @pytest.mark.parametrize("name", training.PAPER_ARCHITECTURES)
     def test_every_backbone_is_explained_where_its_pooling_averages(self, name, images):
-        model = models.build_model(name, weights="none").eval()
+        model = training.build_model(name, weights="none").eval()
         head = model.fc if hasattr(model, "fc") else model.classifier
         sides, seen = {}, []
         for stride in (32, 16, 8):
@@ -124,7 +124,7 @@ class TestGradCam:
     @pytest.mark.parametrize("stride", [32, 16])
     def test_is_the_same_on_a_gpu(self, name, stride, images):
         torch.manual_seed(0)
-        model = models.build_model(name, weights="none").eval()
+        model = training.build_model(name, weights="none").eval()
         layer = layer_at_stride(model, stride)
         here = grad_cam(model, images, [0, 1, 2, 0, 1], layer)
         there = grad_cam(model.cuda(), images, [0, 1, 2, 0, 1], layer)
@@ -155,8 +155,22 @@ def test_cells_are_measured_a_few_at_a_time(monkeypatch):
     rng = np.random.default_rng(0)
     patches = rng.integers(0, 255, (7, 40, 40, 3), dtype=np.uint8)
     cells = pd.DataFrame({"row": [6, 0, 3, 2, 5], "predicted": list("abcab")})
-    config = {"channels": [0, 1, 2], "input_size": 64, "mean": [0.5] * 3, "std": [0.2] * 3}
-    config["class_names"] = ["a", "b", "c"]
+    config = RunConfig(
+        architecture="resnet18",
+        weights="none",
+        input_size=64,
+        batch_size=8,
+        max_epochs=1,
+        patience=1,
+        learning_rate=1e-3,
+        level="cell",
+        class_names=("a", "b", "c"),
+        weights_used="none",
+        mean=(0.5,) * 3,
+        std=(0.2,) * 3,
+        samples_sha256="",
+        code_sha256="",
+    )
     model, layers = small_resnet(), {32: "layer4", 16: "layer3"}
     sizes = []
 
@@ -165,12 +179,12 @@ def test_cells_are_measured_a_few_at_a_time(monkeypatch):
         np.testing.assert_array_equal(pixels, patches[part["row"]])
         return (pixels[..., 0] > 99).astype(np.int32)
 
-    monkeypatch.setattr(attention, "_BATCH", 2)
+    monkeypatch.setattr(attention, "CELLS_AT_ONCE", 2)
     table = attention.measure_cells(model, config, patches, cells, layers, find_labels)
     assert sizes == [2, 2, 1] and len(table) == 10
     chosen = patches[cells["row"]]
     inside = chosen[..., 0] > 99
-    inputs = batches.to_input(chosen, config)
+    inputs = training.to_input(chosen, config)
     for stride, layer in layers.items():
         maps = resize_maps(grad_cam(model, inputs, [0, 1, 2, 0, 1], layer), 40)
         expected = attention.cell_numbers(maps, inside.astype(int), inside)
@@ -219,13 +233,13 @@ class TestNumbers:
 
     def test_concentration_is_set_against_the_same_map_moved(self):
         labels = np.arange(1, 65).reshape(1, 8, 8)
-        even = attention.image_table(np.ones((1, 8, 8)), labels).iloc[0]
+        even = attention.measure_images(np.ones((1, 8, 8)), labels).iloc[0]
         assert even.gini == even.gini_shifted == 0
         peak = np.full((1, 8, 8), 0.01)
         peak[0, 1, 1] = 1
         cells = np.zeros((1, 8, 8), int)
         cells[0, 1, 1], cells[0, 5, 5], cells[0, 2, 7] = 1, 2, 3
-        row = attention.image_table(peak, cells).iloc[0]
+        row = attention.measure_images(peak, cells).iloc[0]
         assert row.gini > 0.6 > row.gini_shifted
 
     def test_intervals_count_images_and_not_cells(self):

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hsc_utils.detection import ready_patches
+from hsc_utils import detection
 from hsc_utils.explanation import masks
+from hsc_utils.files import ROOT
+from hsc_utils.study import Study
 
 
 def disc(side: int, y: float, x: float, radius: float) -> np.ndarray:
@@ -39,10 +41,13 @@ def test_one_mask_a_cell(tmp_path):
 
 def test_masks_are_squared_as_their_patches_are(tmp_path):
     mask = disc(60, 30, 40, 12).astype(np.uint8)[4:56]
-    cv2.imwrite(str(tmp_path / "018.png"), 255 * mask)
-    found = masks.single_labels(pd.DataFrame({"image_id": ["neutrophil__018"]}), tmp_path, 60)
-    picture = ready_patches.squared(np.repeat(255 * mask[..., None], 3, axis=2), 60)
-    np.testing.assert_array_equal(found[0] > 0, picture[..., 0] > 127)
+    for name in ("masks/018.png", "patches/train/neutrophil/018.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / name), 255 * mask)
+    cells = detection.import_patches(tmp_path / "patches", tmp_path / "cells", side=60)
+    found = masks.single_labels(cells, tmp_path / "masks", 60)
+    patches = np.load(tmp_path / "cells" / "patches.npy")
+    np.testing.assert_array_equal(found[0] > 0, patches[0, ..., 0] > 127)
 
 
 def test_cells_that_came_alone_have_masks_of_their_own(tmp_path):
@@ -50,6 +55,17 @@ def test_cells_that_came_alone_have_masks_of_their_own(tmp_path):
     cells = pd.DataFrame({"image_id": ["monocyte__017"], "y": [np.nan], "x": [np.nan]})
     pixels = np.zeros((1, 32, 32, 3), np.uint8)
     assert masks.find_labels(cells, pixels, tmp_path / "nowhere", tmp_path).all()
+
+
+def test_masks_are_those_given_or_the_studys_own_where_it_has_them(tmp_path):
+    study = Study(tmp_path)
+    placed = pd.DataFrame({"y": [3.0]})
+    assert masks.find_masks(study, placed, None) is None
+    (tmp_path / "truth" / "masks").mkdir(parents=True)
+    assert masks.find_masks(study, placed, None) == tmp_path / "truth" / "masks"
+    # cells that came as images of their own were not cut from the study's simulated images
+    assert masks.find_masks(study, pd.DataFrame({"y": [np.nan]}), None) is None
+    assert masks.find_masks(study, placed, "data/masks") == ROOT / "data" / "masks"
 
 
 def test_a_missing_mask_is_named(tmp_path):
@@ -72,20 +88,21 @@ def test_own_cell_is_the_one_at_the_centre():
 
 def test_detections_become_discs_of_the_nearest_cell():
     cells = pd.DataFrame({"y": [20.0, 20.0], "x": [20.0, 30.0], "sigma": [10 / np.sqrt(2)] * 2})
-    labels = masks.detection_labels(cells, (60, 60), 60)
+    cells["image_id"] = "a"
+    images = pd.DataFrame({"image_id": ["a", "b"], "height": 60, "width": 60})
+    labels, none = masks.detected(images, cells, 60)
     rows, columns = np.ogrid[:60, :60]
     discs = [(rows - 20) ** 2 + (columns - x) ** 2 <= 100 + 1e-9 for x in (20, 30)]
     np.testing.assert_array_equal(labels > 0, discs[0] | discs[1])
     assert labels[20, 24] == 1 and labels[20, 26] == 2
-    assert not masks.detection_labels(cells.iloc[:0], (60, 60), 60).any()
+    assert not none.any()
 
 
 def test_detections_shrink_with_their_image():
     cells = pd.DataFrame({"image_id": "a", "y": [100.0], "x": [300.0], "sigma": [40.0]})
     images = pd.DataFrame({"image_id": ["a", "b"], "height": 400, "width": 800})
     small, none = masks.detected(images, cells, 40)
-    full = masks.detection_labels(cells.replace({"y": 0}), (400, 800), 800)
-    assert not none.any() and full.any()
+    assert not none.any()
     rows, columns = np.indices(small.shape)
     inside = (10 * rows + 4.5 - 100) ** 2 + (20 * columns + 9.5 - 300) ** 2 <= 2 * 40**2
     np.testing.assert_array_equal(small > 0, inside)

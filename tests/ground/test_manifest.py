@@ -183,17 +183,17 @@ def test_counts_beside_the_papers():
 @pytest.fixture
 def prepared(tmp_path):
     images = pd.DataFrame("", range(4), [*manifest.IMAGE_COLUMNS])
-    images = images.assign(
-        **{"image_id": ["007", "NA", "b", "c"], "class": ["NA", "NA", "1", "1"]},
-        split=["train", "test", "validation", "train"], slices=3, height=8, width=8, bit_depth=12,
-        simulated=True,
-    )  # fmt: skip
+    images[["slices", "height", "width", "bit_depth"]] = [3, 8, 8, 12]
+    images["simulated"] = True
+    images["image_id"], images["class"] = ["007", "NA", "b", "c"], ["NA", "NA", "1", "1"]
+    images["split"] = ["train", "test", "validation", "train"]
     images["path"] = "images/" + images["image_id"] + ".png"
-    (tmp_path / "images").mkdir()
+    folder = tmp_path / "prepared"
+    (folder / "images").mkdir(parents=True)
     for path in images["path"]:
-        (tmp_path / path).touch()
-    images.to_csv(tmp_path / "images.csv", index=False)
-    return tmp_path
+        (folder / path).touch()
+    images.to_csv(folder / "images.csv", index=False)
+    return folder
 
 
 def cell_table(prepared):
@@ -204,9 +204,10 @@ def cell_table(prepared):
 
 
 def write_cells(prepared, cells):
-    (prepared / "cells").mkdir(exist_ok=True)
-    cells.to_csv(prepared / "cells/cells.csv", index=False)
-    return prepared / "cells"
+    folder = prepared.parent / "cells"
+    folder.mkdir(exist_ok=True)
+    cells.to_csv(folder / "cells.csv", index=False)
+    return folder
 
 
 def test_names_stay_text(prepared):
@@ -235,10 +236,10 @@ def test_images_are_checked(prepared, column, value, match):
 
 def test_missing_table_or_column(prepared):
     with pytest.raises(FileNotFoundError, match=r"cells\.csv is missing.*notebook 02"):
-        manifest.read_cells(prepared / "cells")
+        manifest.read_cells(prepared.parent / "cells")
     write_cells(prepared, cell_table(prepared).drop(columns=["row", "touches"]))
     with pytest.raises(ValueError, match=r"lacks the columns row, touches"):
-        manifest.read_cells(prepared / "cells")
+        manifest.read_cells(prepared.parent / "cells")
 
 
 def test_cells_are_checked(prepared):

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from hsc_utils import files, provenance, study
+from hsc_utils import files, provenance
 
 
 def test_interrupted_write_leaves_the_old_file(tmp_path):
@@ -43,13 +43,29 @@ def test_shown_path_hides_the_machine(tmp_path):
     assert str(tmp_path.parent) not in files.shown_path(tmp_path / "x" / "y.png")
 
 
-@pytest.mark.parametrize(
-    ("channels", "name"),
-    [((0, 1, 2), "resnet50"), ((0,), "resnet50-slice0"), ([0, 2], "resnet50-slice0+2")],
-)
-def test_run_directory(tmp_path, channels, name):
-    path = study.run_directory(tmp_path, "resnet50", 7, channels)
-    assert path == tmp_path / name / "seed7"
+def test_code_digest_sees_what_code_does_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    room = tmp_path / "hsc_utils" / "step" / "room.py"
+    room.parent.mkdir(parents=True)
+
+    def digest_of(*lines: str) -> str:
+        room.write_text("\n".join(lines))
+        return provenance.code_digest("step.room")
+
+    plain = digest_of("def add(a, b):", "    return a + b")
+    told = digest_of('"""Text."""', "def add(a, b):", '    """Add."""', "    return (a + b)  # why")
+    assert told == plain
+    assert digest_of("def add(a, b):", "    return a - b") != plain
+    assert digest_of("def add(a, b):", "    return a + b", "add(1, 2)") != plain
+
+
+def test_the_name_of_the_data_set_comes_from_the_first_folder_that_was_told(tmp_path):
+    for name, record in {"a": {}, "b": {"dataset": "mine"}}.items():
+        (tmp_path / name).mkdir()
+        provenance.write_provenance(tmp_path / name, parameters={}, seconds=0, **record)
+    folders = [tmp_path / name for name in ("none", "a", "b")]
+    assert provenance.dataset_name(*folders) == "mine"
+    assert provenance.dataset_name(tmp_path / "a") == "unnamed data"
 
 
 def test_simulated_data_are_labelled():

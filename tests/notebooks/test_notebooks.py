@@ -13,7 +13,7 @@ import yaml
 
 from hsc_utils import run
 from hsc_utils.files import ROOT
-from hsc_utils.simulation import simulate
+from hsc_utils.simulation import write_demo
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [path.stem for path in NOTEBOOKS]
@@ -34,6 +34,7 @@ def test_shape(path):
     tagged = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
     assert len(tagged) == 1
     assert len(cells) <= 16
+    assert len(run.declared_parameters(path)) <= 16
     for cell in cells:
         tree = ast.parse(cell.source)
         assert not any(isinstance(n, ast.FunctionDef | ast.ClassDef) for n in ast.walk(tree))
@@ -75,7 +76,7 @@ def test_paper_settings_fit(path):
     assert run.check_parameters(declared, section, "paper.yaml") == section
     assert not any("results/demo" in str(value) for value in section.values())
     where = {name for name, (_, default) in declared.items() if "results/demo" in str(default)}
-    assert where <= set(section), "paper.yaml must not fall back on the demo's folders"
+    assert where == {"study"}, "every other folder lies in the study, or is named"
 
 
 COUNTS = {"LT-HSC": 6, "ST-HSC": 6, "MPP": 6}
@@ -84,30 +85,19 @@ STEPS = yaml.safe_load((Path(__file__).parent / "tiny.yaml").read_text())
 
 @pytest.fixture(scope="module")
 def tiny_notebooks(tmp_path_factory):
-    """Copies of the notebooks whose parameters are small, and all of whose paths are private."""
+    """Copies of the notebooks whose parameters are small, and whose study is private."""
     folder = tmp_path_factory.mktemp("tiny")
-    simulate.write_demo(folder / "raw", folder / "truth", counts=COUNTS, size=320, workers=1)
+    write_demo(folder / "raw", folder / "truth", counts=COUNTS, size=320, workers=1)
     copies = []
     for step, tiny in STEPS.items():
         source = ROOT / "notebooks" / f"{step.split()[0]}.ipynb"
-        defaults = {name: default for name, (_, default) in run.declared_parameters(source).items()}
-        parameters = {
-            name: private_paths(value, folder)
-            for name, value in (defaults | tiny).items()
-            if name in tiny or "results/demo" in str(value)
-        }
+        given = run.check_parameters(run.declared_parameters(source), tiny, "tiny.yaml")
         notebook = papermill.parameterize.parameterize_notebook(
-            papermill.iorw.load_notebook_node(str(source)), parameters
+            papermill.iorw.load_notebook_node(str(source)), {"study": str(folder), **given}
         )
         copies.append(folder / f"{step.replace(' ', '_')}.ipynb")
         nbformat.write(notebook, copies[-1])
     return copies
-
-
-def private_paths(value, folder):
-    if isinstance(value, list):
-        return [private_paths(entry, folder) for entry in value]
-    return value.replace("results/demo", str(folder)) if isinstance(value, str) else value
 
 
 def test_run_through_nbval(tiny_notebooks):
@@ -125,5 +115,5 @@ def test_run_through_nbval(tiny_notebooks):
     assert finished.returncode == 0, finished.stdout[-4000:]
     cells = sum(len(code_cells(path)) for path in tiny_notebooks)
     assert f"{cells} passed" in finished.stdout
-    for result in ("comparison/comparison.csv", "grad_cam/cam.csv", "prepared/cells/patches.npy"):
+    for result in ("comparison/comparison.csv", "grad_cam/cam.csv", "cells/patches.npy"):
         assert (folder / result).exists()

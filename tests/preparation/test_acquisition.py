@@ -1,4 +1,4 @@
-"""One file → slices → RGB: every kind of file, the 2/3/4 rule, scaling, and damage."""
+"""One file → slices → RGB: every kind of file, the 2/3/4 rule, intensities, and damage."""
 
 import os
 import struct
@@ -33,10 +33,8 @@ def stack(*shape, bits=12, seed=0):
 
 def oir(path, pixels, axes="CYX", **kwargs):
     count = pixels.shape[axes.index("C")]
-    write_oir(
-        path, pixels, axes=axes, channel_names=NAMES[:count], acquired_at=MOMENT,
-        pixel_size_um=0.31, **kwargs,
-    )  # fmt: skip
+    stated = {"channel_names": NAMES[:count], "acquired_at": MOMENT, "pixel_size_um": 0.31}
+    write_oir(path, pixels, axes=axes, **stated, **kwargs)
     return path
 
 
@@ -165,43 +163,44 @@ def test_other_counts_are_refused_unless_selected(count):
     seed=st.integers(0, 9),
 )
 @settings(max_examples=40, deadline=None)
-def test_scaling_against_plain_arithmetic(bits, low, width, seed):
+def test_eight_bits_against_plain_arithmetic(bits, low, width, seed):
     slices = stack(2, 9, 11, bits=bits, seed=seed)
     full = compose_rgb(acquisition(slices, bits))
     expected = np.round(slices * (255 / (2**bits - 1)))
     np.testing.assert_array_equal(np.moveaxis(full[..., :2], -1, 0), expected)
-    fixed = compose_rgb(acquisition(slices, bits), scaling="fixed", limits=(low, low + width))
+    fixed = compose_rgb(acquisition(slices, bits), to_8_bit="fixed", limits=(low, low + width))
     expected = np.clip((slices - low) / width, 0, 1) * 255
     assert np.abs(np.moveaxis(fixed[..., :2], -1, 0) - expected).max() <= 0.5 + 1e-6
 
 
-@pytest.mark.parametrize("scaling", ["image", "slice"])
-def test_percentiles(scaling):
+@pytest.mark.parametrize("to_8_bit", ["image", "slice"])
+def test_percentiles(to_8_bit):
     slices = stack(3, 60, 60) // np.array([1, 2, 4], np.uint16)[:, None, None]
-    rgb = compose_rgb(acquisition(slices, 12), scaling=scaling, limits=(1, 99)).astype(float)
+    rgb = compose_rgb(acquisition(slices, 12), to_8_bit=to_8_bit, limits=(1, 99)).astype(float)
     for k, plane in enumerate(slices):
-        low, high = np.percentile(slices if scaling == "image" else plane, [1, 99])
+        low, high = np.percentile(slices if to_8_bit == "image" else plane, [1, 99])
         expected = np.clip((plane - low) / (high - low), 0, 1) * 255
         assert np.abs(rgb[..., k] - expected).max() < 1.5
 
 
 def test_eight_bits_are_never_changed():
     slices = stack(3, 16, 16, bits=8)
-    for scaling in ("bit_depth", "image", "slice"):
-        rgb = compose_rgb(acquisition(slices), scaling=scaling)
+    for to_8_bit in ("bit_depth", "image", "slice"):
+        rgb = compose_rgb(acquisition(slices), to_8_bit=to_8_bit)
         np.testing.assert_array_equal(np.moveaxis(rgb, -1, 0), slices)
 
 
-def test_scaling_requests_are_checked():
+def test_eight_bit_requests_are_checked():
     one = acquisition(stack(3, 8, 8))
     with pytest.raises(ValueError, match=r"'auto'.*bit_depth, fixed, image, slice"):
-        compose_rgb(one, scaling="auto")
+        compose_rgb(one, to_8_bit="auto")
     with pytest.raises(ValueError, match="needs limits"):
-        compose_rgb(one, scaling="fixed")
+        compose_rgb(one, to_8_bit="fixed")
     with pytest.raises(ValueError, match="percentiles from 0 to 100"):
-        compose_rgb(one, scaling="slice", limits=(1, 4095))
-    with pytest.raises(ValueError, match="smaller"):
-        compose_rgb(one, scaling="fixed", limits=(9, 3))
+        compose_rgb(one, to_8_bit="slice", limits=(1, 4095))
+    for limits in [(9, 3), (5, 5), (1, 2, 3), (1,)]:
+        with pytest.raises(ValueError, match="two were expected, the first the smaller"):
+            compose_rgb(one, to_8_bit="fixed", limits=limits)
 
 
 def test_fourth_slice_contrast():

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import cv2
@@ -14,10 +15,20 @@ import pandas as pd
 import pytest
 import tifffile
 
-from hsc_utils import manifest
-from hsc_utils.preparation import brightness, conversion, duplicates, figures, sources
-from hsc_utils.preparation.acquisition import AcquisitionError, compose_rgb, read_acquisition
-from hsc_utils.preparation.prepare import ImageSettings, prepare_images
+from hsc_utils import manifest, provenance
+from hsc_utils.preparation import (
+    AcquisitionError,
+    ImageSettings,
+    brightness_by_class,
+    compose_rgb,
+    conversion,
+    duplicates,
+    figures,
+    histograms,
+    prepare_images,
+    read_acquisition,
+    sources,
+)
 from hsc_utils.simulation.oir import write_oir
 
 MOMENT = datetime(2024, 3, 4, 9, tzinfo=UTC)
@@ -50,10 +61,13 @@ def raw(tmp_path):
             seed += 1
             count = 2 + k % 3
             write_oir(
-                folder / name / f"day{k % 2}" / f"f{k}.oir", field(seed, count, 64, 64),
-                channel_names=[f"c{c}" for c in range(count)], pixel_size_um=0.5,
-                acquired_at=MOMENT + timedelta(days=k % 2), comment="SIMULATED",
-            )  # fmt: skip
+                folder / name / f"day{k % 2}" / f"f{k}.oir",
+                field(seed, count, 64, 64),
+                channel_names=[f"c{c}" for c in range(count)],
+                pixel_size_um=0.5,
+                acquired_at=MOMENT + timedelta(days=k % 2),
+                comment="SIMULATED",
+            )
     tifffile.imwrite(folder / "MPP/a.tif", field(90, 3, 64, 48), photometric="minisblack")
     write_png(folder / "MPP/b c.png", 91)
     (folder / "MPP/broken.oir").write_bytes(b"OLYMPUSRAWFORMAT" + bytes(100))
@@ -78,9 +92,8 @@ def test_every_file_ends_in_one_table(raw, tmp_path, capsys):
     images = prepare(raw, tmp_path / "out")
     rejected = manifest.read_rejected(tmp_path / "out").set_index("source")["reason"]
     assert "21 files: 17 images in 3 classes, 4 refused" in capsys.readouterr().out
-    assert sorted(rejected.index) == [
-        *("MPP/broken.oir", "MPP/notes.txt", "MPP/one.tif", "blurred/x.png")
-    ]
+    refused = ["MPP/broken.oir", "MPP/notes.txt", "MPP/one.tif", "blurred/x.png"]
+    assert sorted(rejected.index) == refused
     assert "1 slice" in rejected["MPP/one.tif"]
     assert "Its folder blurred is no class" in rejected["blurred/x.png"]
     assert images["class"].value_counts().to_dict() == {"MPP": 7, "LT-HSC": 5, "ST-HSC": 5}
@@ -101,6 +114,8 @@ def test_images_are_the_composed_acquisitions(raw, tmp_path):
         expected = compose_rgb(read_acquisition(raw / image["source"]))
         np.testing.assert_array_equal(got, expected)
         assert got.shape == (image["height"], image["width"], 3)
+        means = [image[f"mean_{channel}"] for channel in "rgb"]
+        np.testing.assert_allclose(means, got.mean(axis=(0, 1)), atol=1e-4)
     ready = tmp_path / "out/images/MPP__b-c.png"
     np.testing.assert_array_equal(cv2.imread(str(ready))[..., ::-1], write_png(tmp_path / "p", 91))
 
@@ -118,14 +133,26 @@ def test_finished_work_is_kept_and_redone_where_it_changed(raw, tmp_path, capsys
     assert "2 files read now" in capsys.readouterr().out
     prepare(raw, tmp_path / "fresh")
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
-    prepare(raw, tmp_path / "out", settings=ImageSettings(scaling="slice"))
+    record = tmp_path / "out/records/MPP__day0__f0.json"
+    record.write_text(record.read_text().replace('"code": "', '"code": "0'))
+    prepare(raw, tmp_path / "out")
+    assert "1 files read now" in capsys.readouterr().out
+    prepare(raw, tmp_path / "out", settings=ImageSettings(to_8_bit="slice"))
     assert "18 files read now" in capsys.readouterr().out
+
+
+def test_the_data_set_is_recorded_and_may_be_renamed(raw, tmp_path):
+    prepare(raw, tmp_path / "out", dataset="mice of 2024")
+    prepare(raw, tmp_path / "out")
+    assert provenance.dataset_name(tmp_path / "out") == "mice of 2024"
+    prepare(raw, tmp_path / "out", dataset="mice of 2025")
+    assert provenance.dataset_name(tmp_path / "out") == "mice of 2025"
 
 
 def test_killed_and_restarted_ends_the_same(raw, tmp_path):
     prepare(raw, tmp_path / "whole")
     code = (
-        "import sys, hsc_utils.preparation.prepare as p; print('ready', flush=True); "
+        "import sys; from hsc_utils import preparation as p; print('ready', flush=True); "
         "p.prepare_images(sys.argv[1], sys.argv[2], workers=1)"
     )
     run = [sys.executable, "-c", code, str(raw), str(tmp_path / "killed")]
@@ -145,13 +172,41 @@ def test_processes_give_the_same_and_survive_a_hang(raw, tmp_path):
     prepare(raw, tmp_path / "one")
     os.mkfifo(raw / "MPP/pipe.png")  # reading it waits for ever
     jobs = sources.list_sources(raw).query("reason == ''")
-    jobs = pd.concat([pd.DataFrame({"source": ["MPP/pipe.png"], "image_id": ["pipe"]}), jobs])
-    conversion.convert(jobs, raw, tmp_path / "two", ImageSettings(), 2, 2)
-    records = conversion.read_records(jobs, tmp_path / "two").set_index("source")
+    pipe = pd.DataFrame({"source": ["MPP/pipe.png"], "image_id": ["pipe"]})
+    jobs = pd.concat([pipe, jobs], ignore_index=True)
+    records, count = conversion.convert(jobs, raw, tmp_path / "two", ImageSettings(), 2, 2)
+    records = records.set_index("source")
+    assert count == len(jobs)
     assert "took longer than 2 s" in records.loc["MPP/pipe.png", "reason"]
     one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
     assert set(two) - set(one) == {"records/pipe.json"}
     assert all(two[path] == one[path] for path in one if not path.endswith(".csv"))
+
+
+@dataclass(frozen=True)
+class Deadly(ImageSettings):
+    """Settings that end every process but the one they were made in."""
+
+    def __reduce__(self):
+        return os._exit, (1,)
+
+
+def test_a_crash_is_refused_after_a_second_attempt(raw, tmp_path):
+    jobs = sources.list_sources(raw).query("reason == ''").head(2)
+    records, _ = conversion.convert(jobs, raw, tmp_path / "out", Deadly(), 2, 60)
+    assert records["reason"].str.contains("crashed the program .* twice").all()
+    assert not list((tmp_path / "out/images").iterdir())
+
+
+def test_a_script_without_a_main_guard_is_not_run_again(raw, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys; from hsc_utils.preparation import prepare_images\n"
+        "print('runs'); prepare_images(*sys.argv[1:], workers=2)\n"
+    )
+    run = [sys.executable, script, raw, tmp_path / "out"]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert done.stdout.count("runs") == 1
 
 
 FULL_DISK = """
@@ -166,7 +221,7 @@ def test_full_disk_stops_with_a_clear_message(raw, tmp_path):
     disk, code = (
         tmp_path / "disk",
         (
-            "import sys; from hsc_utils.preparation.prepare import prepare_images; "
+            "import sys; from hsc_utils.preparation import prepare_images; "
             "prepare_images(*sys.argv[1:], workers=1)"
         ),
     )
@@ -278,9 +333,16 @@ def test_class_names(raw, tmp_path):
 @pytest.mark.parametrize(
     ("folder", "expected"),
     [
-        *(("LT_HSC", "LT-HSC"), ("lthsc", "LT-HSC"), ("LT", "LT-HSC"), ("lt hscs", "LT-HSC")),
-        *(("ST-HSCs", "ST-HSC"), ("Short-Term", "ST-HSC"), ("mpp", "MPP"), ("MPPs", "MPP")),
-        *(("LTX", None), ("HSC", None)),
+        ("LT_HSC", "LT-HSC"),
+        ("lthsc", "LT-HSC"),
+        ("LT", "LT-HSC"),
+        ("lt hscs", "LT-HSC"),
+        ("ST-HSCs", "ST-HSC"),
+        ("Short-Term", "ST-HSC"),
+        ("mpp", "MPP"),
+        ("MPPs", "MPP"),
+        ("LTX", None),
+        ("HSC", None),
     ],
 )
 def test_usual_spellings(folder, expected):
@@ -348,8 +410,8 @@ def test_resizing(raw, tmp_path):
 
 
 def test_settings_are_checked(raw, tmp_path):
-    with pytest.raises(ValueError, match="scaling is 'auto'") as error:
-        prepare(raw, tmp_path / "out", settings=ImageSettings(scaling="auto"))
+    with pytest.raises(ValueError, match="to_8_bit is 'auto'") as error:
+        prepare(raw, tmp_path / "out", settings=ImageSettings(to_8_bit="auto"))
     assert not isinstance(error.value, AcquisitionError)
 
 
@@ -357,13 +419,13 @@ def test_figures_and_intensities(raw, tmp_path):
     images = prepare(raw, tmp_path / "out")
     sample = manifest.sample_images(images, 6)
     assert set(sample["class"]) == {"LT-HSC", "ST-HSC", "MPP"}
-    table = brightness.histograms(sample, raw, tmp_path / "out")
+    table = histograms(sample, raw, tmp_path / "out")
     shares = table.groupby(["image_id", "stage", "channel"])["share"].sum()
     assert np.allclose(shares, 1)
     figures.intensity_histograms(table, "class", "note")
     figures.split_bars(manifest.count_by_class(images, "split"))
-    bright = brightness.brightness(images, tmp_path / "out")
+    bright = brightness_by_class(images)
     assert bright.filter(like="AUROC").ge(0.5).all(axis=None)
     one = read_acquisition(raw / images["source"].iloc[0])
-    figures.slices({"a": one}, {"a": compose_rgb(one)})
+    figures.slices({"a": (one, compose_rgb(one))})
     figures.contact_sheet({"a": [compose_rgb(one)] * 2, "b": [compose_rgb(one)]}, "note")

@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hsc_utils.manifest import read_rejected
-from hsc_utils.preparation.prepare import prepare_images
+from hsc_utils.preparation import prepare_images
 from hsc_utils.simulation import optics, simulate, specimen
 
 COUNTS = {"LT-HSC": 6, "ST-HSC": 6, "MPP": 6}
@@ -220,9 +220,8 @@ def test_some_files_cannot_be_used_and_each_says_why(demo, tmp_path):
     rejected = read_rejected(tmp_path)
     assert len(images) == sum(COUNTS.values())
     reasons = rejected.set_index(rejected["source"].str.rpartition("/")[2])["reason"]
-    assert reasons.index.to_list() == [
-        *("cut short.oir", "notes.txt", "saved twice.oir", "test exposure.oir")
-    ]
+    expected = ["cut short.oir", "notes.txt", "saved twice.oir", "test exposure.oir"]
+    assert reasons.index.to_list() == expected
     assert "damaged or cut short" in reasons["cut short.oir"]
     assert "holds 1 slice" in reasons["test exposure.oir"]
     assert "the same as" in reasons["saved twice.oir"]
@@ -244,6 +243,19 @@ def test_an_interrupted_demo_is_completed_and_a_complete_one_left_alone(tmp_path
     assert sum(untouched[path] == times[path] for path in kept) >= len(kept) - 1
     tiny(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in kept} == untouched
+
+
+def test_other_code_makes_the_demo_anew(tmp_path):
+    tiny(tmp_path)
+    before = digests(tmp_path)
+    for path in (tmp_path / "raw").rglob("*.*"):
+        path.write_bytes(b"of the old code")
+    tiny(tmp_path)
+    assert next((tmp_path / "raw").rglob("notes.txt")).read_bytes() == b"of the old code"
+    settings = tmp_path / "truth" / "settings.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"code_sha256": "other"}))
+    tiny(tmp_path)
+    assert digests(tmp_path) == before
 
 
 def test_two_demos_are_not_mixed(tmp_path):
@@ -269,15 +281,8 @@ def test_settings_out_of_range_are_refused(tmp_path, arguments, message):
 
 
 def test_command_line(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "hsc_utils.simulation.simulate",
-        "--size",
-        "128",
-        "--seed",
-        "4",
-    ]
+    command = [sys.executable, "-m", "hsc_utils.simulation.simulate", "--size", "128"]
+    command += ["--seed", "4"]
     command += ["--raw-dir", tmp_path / "raw", "--truth-dir", tmp_path / "truth"]
     command += ["--lt-hsc", "1", "--st-hsc", "1", "--mpp", "1", "--workers", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)

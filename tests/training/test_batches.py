@@ -1,5 +1,6 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,15 +10,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hsc_utils.study import RunConfig
 from hsc_utils.training import batches
 
-CONFIG = {
-    "channels": [0, 1, 2],
-    "input_size": 32,
-    "mean": [0.5, 0.4, 0.3],
-    "std": [0.2, 0.1, 0.25],
-}
-STILL = {"flip": 0.0, "translation": 0.0, "rotation": 0.0, "scaling": 0.0}
+CONFIG = RunConfig(
+    architecture="resnet18",
+    weights="none",
+    input_size=32,
+    batch_size=8,
+    max_epochs=1,
+    patience=1,
+    learning_rate=1e-3,
+    level="cell",
+    class_names=("0", "1"),
+    weights_used="none",
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.1, 0.25),
+    samples_sha256="",
+    code_sha256="",
+)
+STILL = {"flip": 0.0, "translation": 0.0, "rotation": 0.0, "zoom": 0.0}
 
 
 def move(images, mirror=(1, 1), degrees=0.0, size=1.0, shift=(0.0, 0.0)):
@@ -69,7 +81,7 @@ def test_order_is_mirror_then_scale_then_turn_then_shift():
     st.floats(0, 0.2),
     st.sampled_from([0.0, 0.5, 1.0]),
 )
-def test_random_moves_stay_within_the_stated_ranges(seed, translation, rotation, scaling, flip):
+def test_random_moves_stay_within_the_stated_ranges(seed, translation, rotation, zoom, flip):
     torch.manual_seed(seed)
     seen = {}
     original = batches.sampling_matrices
@@ -85,13 +97,13 @@ def test_random_moves_stay_within_the_stated_ranges(seed, translation, rotation,
             flip=flip,
             translation=translation,
             rotation=rotation,
-            scaling=scaling,
+            zoom=zoom,
         )
     finally:
         batches.sampling_matrices = original
     assert moved.shape == (64, 1, 4, 4)
     assert torch.rad2deg(seen["angle"]).abs().max() <= rotation + 1e-3
-    assert (seen["size"] - 1).abs().max() <= scaling + 1e-6
+    assert (seen["size"] - 1).abs().max() <= zoom + 1e-6
     assert seen["shift"].abs().max() / 2 <= translation + 1e-6
     mirrored = (seen["mirror"] == -1).float().mean(0)
     low, high = {0.0: (0, 0), 0.5: (0.2, 0.8), 1.0: (1, 1)}[flip]
@@ -116,22 +128,23 @@ def test_each_image_moves_its_own_way_and_leaves_the_mean_colour_behind():
 @pytest.mark.parametrize("channels", [[0, 1, 2], [0], [2], [0, 2]])
 def test_to_input_normalises_the_chosen_channels(channels):
     arrays = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    config = CONFIG | {
-        "channels": channels,
-        "mean": [CONFIG["mean"][k] for k in channels],
-        "std": [CONFIG["std"][k] for k in channels],
-    }
+    config = replace(
+        CONFIG,
+        channels=channels,
+        mean=[CONFIG.mean[k] for k in channels],
+        std=[CONFIG.std[k] for k in channels],
+    )
     found = batches.to_input(arrays, config)
     assert found.shape == (2, len(channels), 32, 32) and found.dtype == torch.float32
     for place, k in enumerate(channels):
-        expected = (arrays[..., k] / 255 - CONFIG["mean"][k]) / CONFIG["std"][k]
+        expected = (arrays[..., k] / 255 - CONFIG.mean[k]) / CONFIG.std[k]
         assert np.allclose(found[:, place].numpy(), expected, atol=1e-5)
 
 
 def test_to_input_resizes_by_area():
     arrays = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     blocks = arrays.reshape(2, 32, 2, 32, 2, 3).mean((2, 4))
-    found = batches.to_input(arrays, CONFIG | {"mean": [0, 0, 0], "std": [1, 1, 1]})
+    found = batches.to_input(arrays, replace(CONFIG, mean=(0, 0, 0), std=(1, 1, 1)))
     assert np.abs(found.permute(0, 2, 3, 1).numpy() * 255 - blocks).max() <= 0.51
 
 
@@ -140,9 +153,18 @@ def test_channel_statistics_are_those_of_the_chosen_rows():
     arrays[..., 2] = 7
     mean, std = batches.channel_statistics(arrays, np.array([1, 3]))
     chosen = arrays[[1, 3]] / 255
-    assert mean == pytest.approx(chosen.mean((0, 1, 2)), abs=1e-6)
-    assert std[:2] == pytest.approx(chosen.std((0, 1, 2))[:2], abs=1e-6)
+    assert mean == pytest.approx(tuple(chosen.mean((0, 1, 2))), abs=1e-6)
+    assert std[:2] == pytest.approx(tuple(chosen.std((0, 1, 2))[:2]), abs=1e-6)
     assert std[2] > 0
+
+
+def samples_of(labels):
+    return pd.DataFrame({"class": [str(label) for label in labels], "row": range(len(labels))})
+
+
+def numbered(count, **changes):
+    """Return a configuration of as many classes as samples, so that labels are positions."""
+    return replace(CONFIG, class_names=[str(k) for k in range(count)], **changes)
 
 
 def order_of(loader, epoch):
@@ -152,38 +174,31 @@ def order_of(loader, epoch):
 
 def test_batches_are_shuffled_by_seed_and_epoch_and_hold_every_sample_once():
     arrays = np.zeros((25, 4, 4, 3), np.uint8)
-    options = {"batch_size": 8, "input_size": 4, "seed": 1}
-    loader = batches.training_batches(arrays, np.arange(25), np.arange(25), **options)
+    config = numbered(25, input_size=4, seed=1)
+    loader = batches.training_batches(samples_of(range(25)), arrays, config)
     first, second = order_of(loader, 0), order_of(loader, 1)
     assert sorted(np.concatenate(first)) == list(range(25)) and first != second
     assert [len(batch) for batch in first] == [7, 6, 6, 6] and len(loader) == 4
-    again = batches.training_batches(arrays, np.arange(25), np.arange(25), **options)
+    again = batches.training_batches(samples_of(range(25)), arrays, config)
     assert order_of(again, 1) == second
 
 
 def test_a_sampler_draws_classes_equally():
-    labels = np.array([0] * 90 + [1] * 10)
-    chances = np.where(labels == 0, 0.5 / 90, 0.5 / 10)
-    loader = batches.training_batches(
-        np.zeros((100, 2, 2, 3), np.uint8),
-        np.arange(100),
-        labels,
-        batch_size=100,
-        input_size=2,
-        seed=0,
-        chances=chances,
-    )
+    samples, arrays = samples_of([0] * 90 + [1] * 10), np.zeros((100, 2, 2, 3), np.uint8)
+    config = replace(CONFIG, imbalance="sampler", batch_size=100, input_size=2)
+    loader = batches.training_batches(samples, arrays, config)
     drawn = np.concatenate([order_of(loader, epoch)[0] for epoch in range(20)])
     assert 0.45 < drawn.mean() < 0.55
 
 
 def test_ordered_batches_follow_their_rows():
     arrays = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
-    rows = np.array([4, 0, 5])
-    loader = batches.ordered_batches(arrays, rows, rows * 10, batch_size=2, input_size=2)
+    rows = [4, 0, 5]
+    samples = samples_of(range(6)).loc[rows]
+    loader = batches.ordered_batches(samples, arrays, numbered(6, batch_size=2, input_size=2))
     pixels, labels = zip(*loader, strict=True)
-    assert torch.cat(pixels)[:, 0, 0, 0].tolist() == rows.tolist()
-    assert torch.cat(labels).tolist() == (rows * 10).tolist()
+    assert torch.cat(pixels)[:, 0, 0, 0].tolist() == rows
+    assert torch.cat(labels).tolist() == rows
 
 
 @pytest.fixture
@@ -243,6 +258,7 @@ def test_missing_and_damaged_images_are_named(prepared):
 
 def test_pictures_are_augmented_for_a_reader():
     pictures = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
-    still = batches.augmented_pictures(pictures, STILL, times=3, seed=0)
-    assert still.shape == (3, 2, 16, 16, 3) and still.dtype == np.uint8
+    still = batches.augmented_pictures(pictures, replace(CONFIG, input_size=16, **STILL), times=3)
+    assert still.shape == (4, 2, 16, 16, 3) and still.dtype == np.uint8
+    assert (still[0] == pictures).all()
     assert np.abs(still.astype(int) - pictures).max() <= 1

@@ -1,11 +1,31 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from hsc_utils import metrics
+from hsc_utils.files import write_json
+from hsc_utils.study import Run, RunConfig
 from hsc_utils.training import report
+from hsc_utils.training.train import score_predictions
 
 CLASSES = ["a", "b"]
+CONFIG = RunConfig(
+    architecture="densenet169",
+    weights="none",
+    input_size=32,
+    batch_size=8,
+    max_epochs=1,
+    patience=1,
+    learning_rate=1e-3,
+    level="cell",
+    class_names=CLASSES,
+    weights_used="none",
+    mean=(0.5, 0.5, 0.5),
+    std=(0.2, 0.2, 0.2),
+    samples_sha256="",
+    code_sha256="",
+)
 
 
 @pytest.fixture
@@ -20,68 +40,84 @@ def predictions():
     return table.assign(p_b=1 - table["p_a"])
 
 
-def scores_of(table):
-    arguments = (table["class"], metrics.probability_matrix(table, CLASSES), CLASSES)
-    intervals = metrics.intervals(*arguments, table["image_id"], resamples=200)
-    return metrics.score(*arguments) | {"intervals": intervals}
+@pytest.fixture
+def write_run(tmp_path):
+    """Return a function that writes what `report` reads of a run."""
+
+    def write(name, predictions, scores=None, **changes):
+        run = Run(tmp_path / name)
+        replace(CONFIG, **changes).write(run.config_file)
+        predictions.to_parquet(run.predictions_file)
+        write_json(run.scores_file, scores or score_predictions(predictions, CLASSES))
+        return run
+
+    return write
 
 
-def test_votes_are_the_mean_of_an_images_cells(predictions):
-    votes = report.vote(predictions, CLASSES).set_index("image_id")
+@pytest.fixture
+def run(write_run, predictions):
+    return write_run("run", predictions)
+
+
+def test_votes_are_the_mean_of_an_images_cells(run):
+    votes = report.vote(run).set_index("image_id")
     assert votes.loc["i0", "p_a"] == pytest.approx(0.925)
-    assert votes["cells"].tolist() == [2] * 6
+    assert votes.index.tolist() == [f"i{k}" for k in range(6)]
     assert np.allclose(votes[["p_a", "p_b"]].sum(axis=1), 1)
 
 
-def test_the_most_confident_mistakes_come_first(predictions):
-    wrong = report.confident_mistakes(predictions, CLASSES, count=3)
+def test_the_most_confident_mistakes_come_first(run):
+    wrong = report.confident_mistakes(run, count=3)
     assert wrong["id"].tolist() == ["5_0", "5_1", "2_0"]
     assert wrong["predicted"].tolist() == ["a", "a", "b"]
-    assert (predictions.loc[wrong.index, "id"] == wrong["id"]).all()
+    assert (run.predictions.loc[wrong.index, "id"] == wrong["id"]).all()
 
 
-def test_the_sentence_counts_what_the_table_holds(predictions):
-    text = report.sentence(scores_of(predictions), CLASSES, "cells")
+def test_the_sentence_counts_what_the_table_holds(run):
+    text = report.sentence(run)
     assert "Of 12 test cells, 67% are given their class" in text
     assert "(always naming the commonest would reach 50%)" in text
     assert "(2 of 6)" in text
 
 
-def test_the_sentence_admits_guessing_and_absent_classes(predictions):
-    guesses = predictions.assign(p_a=0.5, p_b=0.5)
-    assert "includes guessing" in report.sentence(scores_of(guesses), CLASSES, "cells")
-    scores = scores_of(predictions) | {"left_out": ["c"]}
-    assert "No test sample belongs to c" in report.sentence(scores, CLASSES, "cells")
+def test_the_sentence_admits_guessing_and_absent_classes(write_run, run):
+    guesses = write_run("guesses", run.predictions.assign(p_a=0.5, p_b=0.5))
+    assert "includes guessing" in report.sentence(guesses)
+    scores = {"test": run.scores["test"] | {"left_out": ["c"]}}
+    absent = write_run("absent", run.predictions, scores)
+    assert "No test sample belongs to c" in report.sentence(absent)
 
 
-def test_the_papers_scores_stand_beside_its_own_model_only(predictions):
-    scores = scores_of(predictions)
-    ours = report.score_table(scores, "cell", "densenet169")["paper, on its own data"]
-    assert ours.iloc[0] == "0.893"
-    other = report.score_table(scores, "cell", "resnet18")["paper, on its own data"]
-    assert set(other) == {"not given"}
+def test_the_papers_scores_stand_beside_its_own_model_only(write_run, run):
+    assert report.score_table(run)["paper, on its own data"].iloc[0] == "0.893"
+    other = write_run("other", run.predictions, architecture="resnet18")
+    assert set(report.score_table(other)["paper, on its own data"]) == {"not given"}
 
 
-def test_levels_are_compared_on_the_images_both_know(predictions, tmp_path):
-    votes = report.vote(predictions, CLASSES)
-    alone = report.levels_side_by_side(votes, tmp_path, CLASSES)
+def test_levels_are_compared_on_the_images_both_know(write_run, run, tmp_path):
+    alone = report.levels_side_by_side(run, Run(tmp_path / "missing"))
     assert alone.index.tolist() == ["cells, voted into images"]
-    votes.drop(index=0).to_parquet(tmp_path / "predictions.parquet")
-    both = report.levels_side_by_side(votes, tmp_path, CLASSES)
+    votes = report.vote(run)
+    both = report.levels_side_by_side(run, write_run("fewer", votes.drop(index=0)))
     assert both["images"].tolist() == [5, 5]
-    votes.assign(image_id="other_" + votes["image_id"]).to_parquet(tmp_path / "predictions.parquet")
-    strangers = report.levels_side_by_side(votes, tmp_path, CLASSES)
+    others = write_run("others", votes.assign(image_id="other_" + votes["image_id"]))
+    strangers = report.levels_side_by_side(run, others)
     assert strangers.index.tolist() == ["cells, voted into images"]
-    votes.assign(split="train").to_parquet(tmp_path / "predictions.parquet")
     with pytest.raises(ValueError, match="another split"):
-        report.levels_side_by_side(votes, tmp_path, CLASSES)
+        report.levels_side_by_side(run, write_run("split", votes.assign(split="train")))
 
 
-def test_curves_agree_with_the_scores(predictions):
-    curves = report.curves(predictions, CLASSES)
-    scores = scores_of(predictions)
+def test_curves_agree_with_the_scores(write_run, run):
+    curves = report.curves(run)
     for name in CLASSES:
         area = np.trapezoid(curves[name]["tpr"], curves[name]["fpr"])
-        assert area == pytest.approx(scores["per_class"][name]["auroc"])
+        assert area == pytest.approx(run.scores["test"]["per_class"][name]["auroc"])
         assert curves[name]["share"] == 0.5
-    assert list(report.curves(predictions, [*CLASSES[:1]])) == ["a"]
+    assert list(report.curves(write_run("one", run.predictions, class_names=["a"]))) == ["a"]
+
+
+def test_reliability_counts_every_test_sample(write_run, run):
+    with_others = pd.concat([run.predictions, run.predictions.assign(split="train")])
+    table = report.reliability(write_run("more", with_others))
+    assert table["samples"].sum() == 12
+    assert (table["accuracy"] * table["samples"]).sum() == pytest.approx(8)

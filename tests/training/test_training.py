@@ -1,6 +1,9 @@
+import importlib
 import json
 import multiprocessing
+import shutil
 import time
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -9,8 +12,11 @@ import torch
 from safetensors.torch import load_file, safe_open
 
 from hsc_utils import metrics
-from hsc_utils.training import batches, fit, job, models
+from hsc_utils.study import Run
+from hsc_utils.training import TrainingSettings, batches, fit, models, train
 
+# the room, whose name the face gives to its function
+score_predictions = importlib.import_module("hsc_utils.training.train").score_predictions
 CLASSES = ["LT-HSC", "ST-HSC", "MPP"]
 
 
@@ -48,7 +54,7 @@ def bright_squares(images=30, cells_per_image=4, side=32):
 
 
 def quick(**changes):
-    return job.TrainingSettings(
+    return TrainingSettings(
         **{
             "architecture": "resnet18",
             "weights": "none",
@@ -65,97 +71,110 @@ def quick(**changes):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     cells, arrays = bright_squares()
-    directory = tmp_path_factory.mktemp("runs") / "resnet18" / "seed0"
+    run = Run(tmp_path_factory.mktemp("runs") / "cell" / "resnet18" / "seed0")
     # every cell of an image but one, out of order: row must be followed
     cells = cells.drop(index=5).sample(frac=1, random_state=0)
-    job.train(cells, arrays, directory, quick())
-    return cells, arrays, directory
+    assert train(cells, arrays, run.directory, quick()) == run.directory
+    return cells, arrays, run
 
 
 def test_a_run_directory_holds_what_others_need(finished):
-    _, _, directory = finished
-    assert {path.name for path in directory.iterdir()} == {
-        *("config.json", "history.csv", "predictions.parquet", "metrics.json"),
-        *("model.safetensors", "provenance.json"),
-    }
-    config = json.loads((directory / "config.json").read_text())
-    assert config["class_names"] == CLASSES and config["level"] == "cell"
-    with safe_open(directory / "model.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["config"]) == config
-    provenance = json.loads((directory / "provenance.json").read_text())
-    assert provenance["weights"] == "none" and provenance["simulated"] is True
-    history = pd.read_csv(directory / "history.csv")
-    assert history["epoch"].tolist() == [1, 2, 3, 4]
-    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
+    _, _, run = finished
+    assert set(run.directory.iterdir()) == set(run.results) and run.failure is None
+    config = run.config
+    assert list(config.class_names) == CLASSES and config.level == run.level == "cell"
+    with safe_open(run.weights_file, "pt") as file:
+        assert json.loads(file.metadata()["config"]) == json.loads(json.dumps(asdict(config)))
+    assert run.record["weights"] == "none" and run.record["simulated"] is True
+    assert run.history["epoch"].tolist() == [1, 2, 3, 4]
+    assert run.history["train_loss"].iloc[-1] < run.history["train_loss"].iloc[0]
 
 
 def test_predictions_of_every_subset_can_be_repeated_from_the_stored_model(finished):
-    cells, arrays, directory = finished
-    predictions = pd.read_parquet(directory / "predictions.parquet")
+    cells, arrays, run = finished
+    predictions = run.predictions
     assert predictions["id"].tolist() == cells["cell_id"].tolist()
     assert predictions["split"].value_counts().to_dict() == cells["split"].value_counts().to_dict()
-    model, config = models.load_run(directory)
+    model, config = models.load_run(run.directory)
     with torch.inference_mode():
         logits = model(batches.to_input(arrays[cells["row"].to_numpy()], config))
     stored = metrics.probability_matrix(predictions, CLASSES)
     assert np.allclose(logits.softmax(1).numpy(), stored, atol=1e-4)
-    stored_scores = json.loads((directory / "metrics.json").read_text())
-    again = job.score_predictions(predictions, CLASSES)
-    assert json.loads(json.dumps(again)) == stored_scores
-    low, high = stored_scores["test"]["intervals"]["auroc"]
-    assert low <= stored_scores["test"]["auroc"] <= high
+    assert json.loads(json.dumps(score_predictions(predictions, CLASSES))) == run.scores
+    test = run.scores["test"]
+    low, high = test["intervals"]["auroc"]
+    assert low <= test["auroc"] <= high
 
 
 def test_the_exported_weights_are_those_of_the_best_epoch(finished):
-    cells, _, directory = finished
-    predictions = pd.read_parquet(directory / "predictions.parquet").query("split == 'validation'")
+    cells, _, run = finished
+    predictions = run.predictions.query("split == 'validation'")
     truth = pd.Index(CLASSES).get_indexer(predictions["class"])
     chosen = metrics.probability_matrix(predictions, CLASSES)[np.arange(len(truth)), truth]
     shares = cells.query("split == 'train'")["class"].value_counts(normalize=True)[CLASSES]
     weight = (1 / (3 * shares.to_numpy()))[truth]
     loss = -(weight * np.log(chosen)).sum() / weight.sum()
-    history = pd.read_csv(directory / "history.csv")
     # validation runs in bfloat16 where the processor has it, predictions in single precision
-    assert loss == pytest.approx(history["val_loss"].min(), rel=0.05)
+    assert loss == pytest.approx(run.history["val_loss"].min(), rel=0.05)
 
 
-def test_a_finished_run_is_found_and_another_setting_begins_anew(finished, tmp_path, capsys):
-    cells, arrays, directory = finished
-    before = (directory / "model.safetensors").stat().st_mtime_ns
-    job.train(cells, arrays, directory, quick())
-    assert "finished earlier" in capsys.readouterr().out
-    assert (directory / "model.safetensors").stat().st_mtime_ns == before
-    config = json.loads((directory / "config.json").read_text())
-    assert job.is_finished(directory, config)
-    assert not job.is_finished(directory, config | {"seed": 1})
+def state_of(run):
+    return {file: file.stat().st_mtime_ns for file in run.results}
+
+
+def test_a_finished_run_is_found_and_only_scored_again(finished, capsys):
+    cells, arrays, run = finished
+    before, scores = state_of(run), run.scores_file.read_text()
+    train(cells, arrays, run.directory, quick())
+    assert "finished earlier, nothing to do" in capsys.readouterr().out
+    assert state_of(run) == before
+    # as if the code that scores had changed since
+    run.scores_file.write_text(json.dumps(run.scores | {"test": {"auroc": 2.0}}))
+    train(cells, arrays, run.directory, quick())
+    assert "its scores made again" in capsys.readouterr().out
+    assert run.scores_file.read_text() == scores
+    assert state_of(run) | before == before | {run.scores_file: before[run.scores_file]}
+
+
+@pytest.mark.parametrize("changed", ["settings", "code", "version"])
+def test_other_settings_or_code_begin_anew(finished, tmp_path, changed):
+    cells, arrays, whole = finished
+    run = Run(shutil.copytree(whole.directory, tmp_path / "run"))
+    if changed == "code":
+        replace(run.config, code_sha256="of before").write(run.config_file)
+    if changed == "version":
+        run.config_file.write_text("{}")
+    settings = quick(max_epochs=1) if changed == "settings" else quick()
+    train(cells, arrays, run.directory, settings)
+    assert len(run.history) == settings.max_epochs
+    assert run.config.code_sha256 == whole.config.code_sha256
+    assert run.weights_file.stat().st_mtime_ns > whole.weights_file.stat().st_mtime_ns
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
-def test_training_killed_and_started_again_ends_with_the_same_weights(finished, tmp_path):
+def test_training_killed_and_started_again_ends_with_the_same_weights(finished, tmp_path, capsys):
     """A process of its own is killed without warning after its second epoch."""
-    cells, arrays, directory = finished
-    run = tmp_path / "run"
+    cells, arrays, whole = finished
+    run = Run(tmp_path / "run")
     # forked: another interpreter would import torch for longer than it trains
     process = multiprocessing.get_context("fork").Process(
-        target=job.train, args=(cells, arrays, run, quick())
+        target=train, args=(cells, arrays, run.directory, quick())
     )
     process.start()
-    history = run / "history.csv"
     while process.is_alive():
-        if history.exists() and len(history.read_text().splitlines()) > 2:
+        if run.history_file.exists() and len(run.history) > 1:
             break
         time.sleep(0.01)
     process.kill()
     process.join()
-    assert not (run / "model.safetensors").exists()
-    assert (run / "checkpoints" / "last.ckpt").exists()
+    assert not run.weights_file.exists() and any(run.checkpoints.iterdir())
 
-    job.train(cells, arrays, run, quick())
-    resumed, whole = (load_file(place / "model.safetensors") for place in (run, directory))
-    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    train(cells, arrays, run.directory, quick())
+    assert "resnet18 on cells, seed 0 · continuing after epoch" in capsys.readouterr().out
+    resumed, expected = load_file(run.weights_file), load_file(whole.weights_file)
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
     columns = ["epoch", "train_loss", "val_loss"]
-    histories = [pd.read_csv(place / "history.csv")[columns] for place in (run, directory)]
-    pd.testing.assert_frame_equal(*histories)
+    pd.testing.assert_frame_equal(run.history[columns], whole.history[columns])
 
 
 def test_patience_stops_and_a_run_cut_off_before_its_export_does_not_train_on(
@@ -166,12 +185,12 @@ def test_patience_stops_and_a_run_cut_off_before_its_export_does_not_train_on(
     # constant validation loss from the first epoch: nothing moves at this learning rate
     monkeypatch.setattr(fit.Classifier, "on_validation_epoch_end", constant_validation)
     with monkeypatch.context() as patched:
-        patched.setattr(job, "predict", interrupted)
+        patched.setattr(fit, "predict", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            job.train(cells, arrays, tmp_path, settings)
-    assert len(pd.read_csv(tmp_path / "history.csv")) == 2
-    job.train(cells, arrays, tmp_path, settings)
-    assert len(pd.read_csv(tmp_path / "history.csv")) == 2
+            train(cells, arrays, tmp_path, settings)
+    assert len(Run(tmp_path).history) == 2
+    train(cells, arrays, tmp_path, settings)
+    assert len(Run(tmp_path).history) == 2
 
 
 def constant_validation(self):
@@ -187,30 +206,30 @@ def test_images_one_channel_and_the_sampler(tmp_path):
     cells, arrays = bright_squares(cells_per_image=1)
     images = cells.drop(columns=["cell_id", "row"])
     settings = quick(channels=[1], imbalance="sampler", normalisation="imagenet", max_epochs=1)
-    job.train(images, arrays, tmp_path, settings)
+    train(images, arrays, tmp_path, settings)
     model, config = models.load_run(tmp_path)
-    assert config["level"] == "image" and config["channels"] == [1]
-    assert config["mean"] == [batches.IMAGENET_MEAN[1]]
+    assert config.level == "image" and config.channels == (1,)
+    assert config.mean == (batches.IMAGENET_MEAN[1],)
     assert model.conv1.in_channels == 1
-    predictions = pd.read_parquet(tmp_path / "predictions.parquet")
-    assert predictions["id"].tolist() == images["image_id"].tolist()
+    assert Run(tmp_path).predictions["id"].tolist() == images["image_id"].tolist()
 
 
 def test_a_class_without_a_test_sample_is_scored_around(tmp_path):
     cells, arrays = bright_squares(cells_per_image=1)
     rare = cells["class"].eq("MPP") & cells["split"].ne("train")
-    job.train(cells[~rare], arrays, tmp_path, quick(max_epochs=1))
-    scores = json.loads((tmp_path / "metrics.json").read_text())
-    assert scores["test"]["left_out"] == ["MPP"]
-    assert "MPP" in json.loads((tmp_path / "config.json").read_text())["class_names"]
+    train(cells[~rare], arrays, tmp_path, quick(max_epochs=1))
+    assert Run(tmp_path).scores["test"]["left_out"] == ["MPP"]
+    assert "MPP" in Run(tmp_path).config.class_names
 
 
-def test_class_weights_balance_the_loss():
-    config = {"imbalance": "weights"}
+def test_class_weights_balance_the_loss(finished):
+    config = finished[2].config
     shares = np.array([0.5, 0.25, 0.25])
     weights = fit.Classifier(torch.nn.Identity(), config, shares).class_weights
     assert (weights * torch.tensor(shares)).tolist() == pytest.approx([1 / 3] * 3)
-    even = fit.Classifier(torch.nn.Identity(), {"imbalance": "none"}, shares).class_weights
+    even = fit.Classifier(
+        torch.nn.Identity(), replace(config, imbalance="none"), shares
+    ).class_weights
     assert even.tolist() == [1, 1, 1]
 
 
@@ -233,9 +252,9 @@ def test_a_subset_or_class_that_is_missing_is_named(tmp_path):
     cells, arrays = bright_squares(cells_per_image=1)
     with pytest.raises(ValueError, match="No training sample of ST-HSC"):
         untrained = cells["class"].eq("ST-HSC") & cells["split"].eq("train")
-        job.train(cells[~untrained], arrays, tmp_path, quick())
+        train(cells[~untrained], arrays, tmp_path, quick())
     with pytest.raises(ValueError, match="No validation sample"):
-        job.train(cells[cells["split"] != "validation"], arrays, tmp_path, quick())
+        train(cells[cells["split"] != "validation"], arrays, tmp_path, quick())
 
 
 def test_running_out_of_memory_says_what_to_lower(tmp_path, monkeypatch):
@@ -245,10 +264,10 @@ def test_running_out_of_memory_says_what_to_lower(tmp_path, monkeypatch):
     cells, arrays = bright_squares(cells_per_image=1)
     monkeypatch.setattr(fit.Classifier, "training_step", fill)
     with pytest.raises(MemoryError, match=r"batch of 24 at 32 px .* lower batch_size"):
-        job.train(cells, arrays, tmp_path, quick())
+        train(cells, arrays, tmp_path, quick())
 
 
 def test_a_loss_that_is_never_finite_says_so(tmp_path):
     cells, arrays = bright_squares(cells_per_image=1)
     with pytest.raises(ValueError, match="lower learning_rate"):
-        job.train(cells, arrays, tmp_path, quick(learning_rate=1e30, max_epochs=2))
+        train(cells, arrays, tmp_path, quick(learning_rate=1e30, max_epochs=2))

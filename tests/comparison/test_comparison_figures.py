@@ -1,4 +1,4 @@
-"""Figures of steps 05 and 06: what a reader must be able to tell from them."""
+"""Figures of step 05: what a reader must be able to tell from them."""
 
 import itertools
 
@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from hsc_utils import study
-from hsc_utils.comparison import figures as comparison_figures
-from hsc_utils.explanation import figures as explanation_figures
+from hsc_utils.comparison import figures
+from hsc_utils.study import SLICES
 
 NOTE = "Simulated demo data, not the paper's"
 
@@ -37,7 +36,7 @@ def test_nothing_lies_over_a_legend_of_the_roc_curves(count, classes):
     models = [f"resnet18-slice{k}" for k in range(count)]
     line = np.array([0.0, 1.0])
     curves = dict.fromkeys(itertools.product(models, classes), (line, line))
-    figure = comparison_figures.roc_curves(curves, scores_of(models, classes), NOTE)
+    figure = figures.roc_curves(curves, scores_of(models, classes), NOTE)
     boxes = text_boxes(figure)
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
@@ -47,29 +46,10 @@ def test_slices_without_a_run_are_named_and_seeds_are_shown():
     table = scores_of(["r", "r-slice0"], [])
     table["seeds"], table["seed_low"], table["seed_high"] = 3, 0.75, 0.85
     gap = table.iloc[:1].assign(against="r-slice0", estimate=0.1, p_holm=0.01)
-    figure = comparison_figures.slices(pd.concat([table, gap]), runs, study.SLICES)
+    figure = figures.slices(pd.concat([table, gap]), runs)
     left, right = figure.axes
     assert [text.get_text() for text in left.texts] == ["not trained"] * 5
     places = {round(text.get_position()[1]) for text in left.texts}
-    assert places == {k for k, s in enumerate(study.SLICES) if s not in ("0", "0+1+2")}
+    assert places == {k for k, s in enumerate(SLICES) if s not in ("0", "0+1+2")}
     ticks = [line for axes in (left, right) for line in axes.lines if line.get_marker() == "|"]
     assert [list(line.get_xdata()) for line in ticks] == [[0.75, 0.85]] * 3
-
-
-def test_every_map_has_the_same_scale_and_a_zero_map_says_so():
-    examples = pd.DataFrame(
-        {"class": ["a", "a"], "predicted": ["a", "b"], "probability": [0.9, 0.6]}
-    )
-    rng = np.random.default_rng(0)
-    patches = rng.integers(0, 255, (2, 32, 32, 3), dtype=np.uint8)
-    maps = np.stack([rng.random((32, 32)) * 0.2, np.zeros((32, 32))])
-    figure = explanation_figures.cell_examples(examples, patches, maps, maps > 1, NOTE)
-    overlays = [axes for axes in figure.axes if len(axes.images) == 2]
-    assert len(overlays) == 2
-    assert all(axes.images[1].get_clim() == (0, 1) for axes in overlays)
-    bar = next(axes for axes in figure.axes if axes.get_label() == "<colorbar>")
-    assert bar.get_ylim() == (0, 1)
-    said = [[text.get_text() for text in axes.texts] for axes in overlays]
-    assert said == [[], ["no positive evidence"]]
-    # nothing of the zero map is coloured
-    assert overlays[1].images[1].to_rgba(maps[1])[..., 3].max() == 0

@@ -1,0 +1,277 @@
+"""The workflow plans every configuration, notices changed code, and speaks in few words."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import build_book
+import code_state
+import nbformat
+import plan
+import pytest
+import snakemake_logger_plugin_steps as steps
+import step
+import yaml
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from hsc_utils import detection, provenance
+from hsc_utils.files import ROOT
+from hsc_utils.study import failure_of
+
+CONFIGS = ("demo", "sweep", "paper")
+
+
+def config_of(name, folder):
+    """Copy a configuration with its study, and its raw data, in a private folder."""
+    sections = yaml.safe_load((ROOT / "workflow" / "config" / f"{name}.yaml").read_text())
+    sections["study"] = str(folder / "study")
+    if "01_data_preparation" in sections:
+        (folder / "raw" / "MPP").mkdir(parents=True)
+        (folder / "raw" / "MPP" / "one.oir").write_bytes(b"")
+        sections["01_data_preparation"]["raw_dir"] = str(folder / "raw")
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(sections))
+    return path
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_dry_run_plans_every_rule(name, tmp_path):
+    config = config_of(name, tmp_path)
+    command = ["snakemake", "--snakefile", "workflow/Snakefile", "--configfile", str(config)]
+    command += ["--cores", "2", "--dry-run", "--nolock"]
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    planned = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment
+    )
+    said = planned.stdout + planned.stderr
+    assert planned.returncode == 0, said[-3000:]
+    table = said.split("Job stats:")[1].split("total")[0]
+    counts = {
+        line.split()[0]: int(line.split()[1])
+        for line in table.splitlines()
+        if len(line.split()) == 2 and line.split()[1].isdigit()
+    }
+    levels = {level: len(plan.runs_of(config, level)) for level in ("image", "cell")}
+    assert counts.pop("train_image_level") == levels["image"]
+    assert counts.pop("train_cell_level") == levels["cell"]
+    once = {"prepare", "find_cells", "compare", "explain", "tables", "book", "all"}
+    assert set(counts) == once | ({"simulate"} if name != "paper" else set())
+    assert set(counts.values()) == {1}
+
+
+def test_sweep_adds_to_the_demos_study():
+    """Any other setting would make the demo's results again, in the demo's own folder."""
+    demo, sweep = (f"workflow/config/{name}.yaml" for name in ("demo", "sweep"))
+    for notebook in plan.NOTEBOOKS:
+        assert plan.settings_of(sweep, notebook) == plan.settings_of(demo, notebook)
+    for level in ("image", "cell"):
+        shared = {str(run) for run in plan.runs_of(demo, level)}
+        assert shared < {str(run) for run in plan.runs_of(sweep, level)}
+
+
+def test_each_run_is_named_once_and_the_slices_are_all_there():
+    models = [run.model for run in plan.runs_of("workflow/config/sweep.yaml", "cell")]
+    subsets = {f"resnet18-slice{subset}" for subset in ("0", "1", "2", "0+1", "0+2", "1+2")}
+    assert set(models) == {"resnet18", "densenet121"} | subsets
+    assert len(models) == 3 * len(set(models))
+
+
+def test_the_book_shows_the_first_run_that_did_not_fail(tmp_path):
+    config = config_of("demo", tmp_path)
+    first, second, _ = plan.runs_of(config, "cell")
+    assert plan.chapters(config)[3].parent == first.directory
+    second.directory.mkdir(parents=True)
+    second.record_file.write_text("{}")
+    assert plan.chapters(config)[3].parent == second.directory
+
+
+# changed code
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """A package of one step, whose face offers two rooms, and a notebook that uses one."""
+    step_folder = tmp_path / "hsc_utils" / "detection"
+    step_folder.mkdir(parents=True)
+    files = {
+        "__init__.py": 'import lazy_loader\na = lazy_loader.attach("", ["figures"], '
+        '{"blobs": ["detect"], "panel": ["show"]})\n',
+        "blobs.py": "from hsc_utils import files\nSIZE = 3  # pixels\ndef detect():\n    pass\n",
+        "panel.py": "def show():\n    return 2\n",
+        "figures.py": "from hsc_utils.detection.panel import show\n",
+    }
+    for name, text in files.items():
+        (step_folder / name).write_text(text)
+    (tmp_path / "hsc_utils" / "files.py").write_text("ROOT = 1\n")
+    (tmp_path / "notebooks").mkdir()
+    code = "from hsc_utils import detection\ndetection.detect()"
+    cells = [nbformat.v4.new_markdown_cell("# 02"), nbformat.v4.new_code_cell(code)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / "02.ipynb")
+    monkeypatch.setattr(code_state, "ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    return tmp_path
+
+
+def change(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "noticed"),
+    [
+        ("detection/blobs.py", "# pixels", "# micrometres", False),
+        ("detection/blobs.py", "detect():\n", 'detect():\n    """Say."""\n', False),
+        ("detection/blobs.py", "SIZE = 3", "SIZE = 4", True),
+        ("files.py", "ROOT = 1", "ROOT = 2", True),
+        ("detection/panel.py", "return 2", "return 3", False),
+        ("detection/figures.py", "show", "show as draw", False),
+    ],
+)
+def test_only_code_that_the_notebook_reaches_counts(house, file, old, new, noticed):
+    before = code_state.of_notebook("02")
+    change(house / "hsc_utils" / file, old, new)
+    assert (code_state.of_notebook("02") != before) == noticed
+
+
+def test_a_changed_cell_counts_and_a_stored_output_does_not(house):
+    path = house / "notebooks" / "02.ipynb"
+    before = code_state.of_notebook("02")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="seen")]
+    nbformat.write(notebook, path)
+    assert code_state.of_notebook("02") == before
+    change(path, "# 02", "# 02, revised")
+    assert code_state.of_notebook("02") != before
+
+
+def test_a_face_is_seen_through_and_other_names_are_left_alone():
+    found = code_state.imported_modules(
+        "import subprocess\nfrom hsc_utils import detection as d, manifest\n"
+        "from hsc_utils.study import Study\nfrom hsc_utils.training import figures, train\n"
+        "d.detect_cells(1)\nsubprocess.run([])\n"
+    )
+    room = detection.detect_cells.__module__.removeprefix("hsc_utils.")
+    assert found == {room, "training.figures", "training.train", "manifest", "study"}
+
+
+@pytest.mark.parametrize("notebook", plan.NOTEBOOKS)
+def test_every_notebook_reaches_its_step(notebook):
+    cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    reached = code_state.reached(code_state.imported_modules(code))
+    assert {"files", "provenance", "study"} <= set(reached)
+    own = ["preparation", "detection", "training", "training", "comparison", "explanation"]
+    step_of = dict(zip(plan.NOTEBOOKS, own, strict=True))[notebook]
+    assert sum(name.startswith(f"{step_of}.") for name in reached) >= 2
+    assert "run" not in reached
+
+
+# a step and its words
+
+
+@pytest.mark.parametrize(
+    ("code", "messages", "reason"),
+    [
+        (1, "chatter\nerror in 04: ValueError: a batch\ndoes not fit\n", "ValueError: a batch"),
+        (2, "error: Unknown parameter 'a'.\n", "Unknown parameter 'a'."),
+        (-9, "", "ended by SIGKILL, probably for want of memory"),
+        (1, "Traceback\n  x\nDeadKernelError: Kernel died\n", "Kernel died"),
+        (3, "", "ended with status 3"),
+    ],
+)
+def test_the_reason_is_what_the_notebook_said_last(code, messages, reason):
+    assert step.reason(code, messages).startswith(reason)
+
+
+def test_a_step_that_fails_is_written_down_and_ends_well(tmp_path, capfd):
+    status = tmp_path / "run" / "status.json"
+    missing = ["hsc_utils.run", "99_no_such_notebook"]
+    assert step.main(["--status", str(status), *missing]) == 0
+    assert "99_no_such_notebook" in failure_of(status.parent)
+    assert step.main(missing) == 2
+    assert "No notebook is called" in capfd.readouterr().err
+
+
+def test_of_a_step_only_the_epochs_are_shown(tmp_path, monkeypatch, capfd):
+    (tmp_path / "chatty.py").write_text(
+        'import sys\nprint("resnet18 on cells, seed 0 · epoch 3  loss 1")\nprint("wrote a file")\n'
+        'print("careful", file=sys.stderr)\n'
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert step.main(["--status", str(tmp_path / "status.json"), "chatty"]) == 0
+    said = capfd.readouterr()
+    assert said.out == "    resnet18 on cells, seed 0 · epoch 3  loss 1\n"
+    assert said.err == "careful\n"
+    assert failure_of(tmp_path) is None
+
+
+def test_an_interrupted_step_is_silent_and_counts_as_not_tried(tmp_path):
+    (tmp_path / "slow.py").write_text('import time\nprint("epoch 1", flush=True)\ntime.sleep(60)\n')
+    command = [sys.executable, str(ROOT / "workflow" / "step.py"), "--status"]
+    running = subprocess.Popen(
+        [*command, str(tmp_path / "status.json"), "slow"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    running.stdout.readline()
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+    assert running.communicate(timeout=30)[1] == ""
+    assert running.returncode == step.INTERRUPTED
+    assert not (tmp_path / "status.json").exists()
+
+
+def record(event=None, message="", level=logging.INFO, created=0.0, **extra):
+    found = logging.LogRecord("snakemake", level, "", 0, message, None, None)
+    found.__dict__ |= {"event": event, "created": created} | extra
+    return found
+
+
+def test_a_line_a_step_with_its_time_and_no_internals(capsys):
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        handler = steps.LogHandler(None, None)
+        for one in (
+            record(message="Building DAG of jobs..."),
+            record(LogEvent.RUN_INFO, stats={"prepare": 1, "book": 1, "all": 1, "total": 3}),
+            record(message="Select jobs to execute..."),
+            record(LogEvent.JOB_INFO, jobid=1, rule_name="prepare", rule_msg="01 Preparing"),
+            record(LogEvent.JOB_FINISHED, job_id=1, created=64.2),
+            record(LogEvent.JOB_INFO, jobid=2, rule_name="book", rule_msg="Building the book"),
+            record(LogEvent.JOB_ERROR, level=logging.ERROR, jobid=2, created=5.0),
+            record(LogEvent.ERROR, "CalledProcessError in file …", logging.ERROR),
+            record(LogEvent.ERROR, "LockException: the directory is locked", logging.ERROR),
+        ):
+            handler.emit(one)
+        assert capsys.readouterr().err.splitlines() == [
+            "2 steps to do",
+            "[1 of 2] 01 Preparing … 1 min 4 s",
+            "[failed] Building the book … 5 s",
+            "LockException: the directory is locked",
+        ]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        handler.emit(record(LogEvent.JOB_ERROR, level=logging.ERROR, jobid=2))
+        assert capsys.readouterr().err == "\nInterrupted; start again to continue.\n"
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_snakemake_finds_the_voice():
+    command = ["snakemake", "--logger", "steps", "--version"]
+    environment = os.environ | {"PYTHONPATH": "workflow"}
+    subprocess.run(command, cwd=ROOT, check=True, env=environment, capture_output=True)
+
+
+def test_the_book_stands_in_for_a_failed_step(tmp_path):
+    notebook = tmp_path / "06_grad_cam.ipynb"
+    text = build_book.stand_in(notebook, "no model")
+    assert text.startswith("# 06") and "no model" in text

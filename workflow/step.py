@@ -1,0 +1,64 @@
+"""Run one step of the workflow and say little: ``step.py [--status FILE] COMMAND ARGUMENT…``.
+
+COMMAND is a module, such as ``hsc_utils.run``, or a script, such as ``workflow/build_book.py``.
+
+Of what the step prints, only the epochs are shown: the executed notebook holds the rest. With
+``--status`` a step that fails does not end the workflow: FILE becomes ``{"failed": null}``, or
+holds the reason. Without, its error is shown and handed on.
+"""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+INTERRUPTED = 130
+
+
+def main(arguments: list[str]) -> int:
+    """Run a step and return the exit status."""
+    status = None
+    if arguments[0] == "--status":
+        status, arguments = Path(arguments[1]), arguments[2:]
+    try:
+        module = [] if arguments[0].endswith(".py") else ["-m"]
+        code, messages = watch([sys.executable, *module, *arguments])
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    if -code in (signal.SIGINT, signal.SIGTERM) or "KeyboardInterrupt" in messages:
+        return INTERRUPTED
+    sys.stderr.write(messages)
+    if status is None:
+        return code
+    status.parent.mkdir(parents=True, exist_ok=True)
+    status.write_text(json.dumps({"failed": reason(code, messages) if code else None}) + "\n")
+    return 0
+
+
+def watch(command: list[str]) -> tuple[int, str]:
+    """Run a command, passing on its lines about epochs; return its status and its messages."""
+    with tempfile.TemporaryFile("w+", errors="replace") as messages:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=messages, text=True) as step:
+            for line in step.stdout:
+                if re.search(r"\bepoch \d", line):
+                    print(f"    {line}", end="", flush=True)
+        messages.seek(0)
+        return step.returncode, messages.read()
+
+
+def reason(code: int, messages: str) -> str:
+    """Return the error sentence of a failed step: the last thing that ``hsc_utils.run`` said."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"ended by {name}" + (", probably for want of memory" if name == "SIGKILL" else "")
+    lines = [line.strip() for line in messages.splitlines() if line.strip()]
+    said = [number for number, line in enumerate(lines) if line.startswith("error")]
+    text = " ".join(lines[said[-1] :] if said else lines[-1:])
+    return text.partition(": ")[2] or f"ended with status {code}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
