@@ -30,11 +30,12 @@ IMAGE_COLUMNS = {
     **dict.fromkeys(("mean_r", "mean_g", "mean_b"), float),
 }
 CELL_COLUMNS = {
-    **dict.fromkeys(("cell_id", "image_id", "class", "split"), str),
+    **dict.fromkeys(("cell_id", "image_id", "class", "split", "group"), str),
     **dict.fromkeys(("y", "x", "sigma"), float),
     "row": int,
     **dict.fromkeys(("touches", "simulated"), bool),
 }
+_NUMPY_KINDS = {int: "iu", bool: "b", float: "fiu"}
 
 
 def read_images(prepared_dir: str | Path) -> pd.DataFrame:
@@ -70,7 +71,7 @@ def read_images(prepared_dir: str | Path) -> pd.DataFrame:
 
 def read_rejected(prepared_dir: str | Path) -> pd.DataFrame:
     """Read ``rejected.csv``: the columns ``source`` and ``reason`` of each refused file."""
-    return pd.read_csv(from_root(prepared_dir) / "rejected.csv", dtype=str)
+    return _parsed(from_root(prepared_dir) / "rejected.csv", "01 or 02", dtype=str)
 
 
 def read_cells(cells_dir: str | Path, prepared_dir: str | Path | None = None) -> pd.DataFrame:
@@ -94,13 +95,14 @@ def read_cells(cells_dir: str | Path, prepared_dir: str | Path | None = None) ->
         If the table is missing.
     ValueError
         If columns are missing, a cell_id or row of ``patches.npy`` occurs twice, a split is
-        unknown, or the split or class of a cell is not its image's.
+        unknown, or the split, class or group of a cell is not its image's.
     """
     folder = from_root(cells_dir)
     path = folder / "cells.csv"
     cells = _read_table(path, CELL_COLUMNS, "cell_id", made_by="02")
     _refuse_repeats(cells, "row", path)
-    for column in ("split", "class"):
+    shared = ["split", "class", "group"]
+    for column in shared:
         counts = cells.groupby("image_id")[column].nunique()
         if (counts > 1).any():
             raise ValueError(
@@ -111,32 +113,52 @@ def read_cells(cells_dir: str | Path, prepared_dir: str | Path | None = None) ->
     if (prepared / "images.csv").exists():
         images = read_images(prepared).set_index("image_id")
         of_cell = cells.drop_duplicates("image_id").set_index("image_id")
-        shared = images.reindex(of_cell.index)
-        differing = (shared[["split", "class"]] != of_cell[["split", "class"]]).any(axis=1)
+        expected = images.reindex(of_cell.index)[shared]
+        differing = (expected != of_cell[shared]).any(axis=1)
         if differing.any():
             raise ValueError(
                 f"{shown_path(path)}: image {differing.idxmax()} has another split or class "
-                "there than in images.csv, or is not in it. Run notebook 02 again."
+                "or group there than in images.csv, or is not in it. Run notebook 02 again."
             )
     return cells
 
 
-def _read_table(path: Path, columns: Mapping[str, type], key: str, made_by: str) -> pd.DataFrame:
+def _parsed(path: Path, made_by: str, **kwargs: object) -> pd.DataFrame:
+    """Read a CSV file; a sentence if it is missing, empty or damaged."""
     if not path.exists():
         raise FileNotFoundError(f"{shown_path(path)} is missing. Run notebook {made_by} first.")
-    header = pd.read_csv(path, nrows=0).columns
+    try:
+        if not path.read_bytes().endswith(b"\n"):
+            raise ValueError("its last line has no end")
+        return pd.read_csv(path, **kwargs)
+    except ValueError as error:  # pandas' own errors and wrong bytes are ValueErrors, too
+        raise ValueError(
+            f"{shown_path(path)} is empty, cut short or damaged ({str(error).strip()[:80]}). Run "
+            f"notebook {made_by} again, which makes it anew."
+        ) from error
+
+
+def _read_table(path: Path, columns: Mapping[str, type], key: str, made_by: str) -> pd.DataFrame:
+    header = _parsed(path, made_by, nrows=0).columns
     absent = [column for column in columns if column not in header]
     if absent:
         raise ValueError(
             f"{shown_path(path)} lacks the columns {', '.join(absent)}. "
             f"Make it again with notebook {made_by}."
         )
-    table = pd.read_csv(
+    table = _parsed(
         path,
+        made_by,
         dtype={column: str for column in header if columns.get(column) is str},
         keep_default_na=False,
         na_values={column: [""] for column in header if columns.get(column) is float},
     )
+    for column, kind in columns.items():
+        if len(table) and kind is not str and table[column].dtype.kind not in _NUMPY_KINDS[kind]:
+            raise ValueError(
+                f"{shown_path(path)} is damaged: not every {column} is of type {kind.__name__}. "
+                f"Make it again with notebook {made_by}."
+            )
     _refuse_repeats(table, key, path)
     unknown = sorted(set(table["split"]) - set(SUBSETS))
     if unknown:
@@ -156,6 +178,16 @@ def _refuse_repeats(table: pd.DataFrame, column: str, path: Path) -> None:
         )
 
 
+def check_columns(table: pd.DataFrame, *columns: str) -> None:
+    """Refuse what is no table, or a table without columns that a function reads."""
+    found = [*table.columns] if isinstance(table, pd.DataFrame) else [type(table).__name__]
+    if absent := [column for column in columns if column not in found]:
+        raise ValueError(
+            f"A table with the columns {', '.join(columns)} was expected, but {', '.join(absent)} "
+            f"is missing. It has {', '.join(map(str, found))}."
+        )
+
+
 def near_duplicates(images: pd.DataFrame) -> pd.DataFrame:
     """List the images that look like another one, beside that one.
 
@@ -166,6 +198,7 @@ def near_duplicates(images: pd.DataFrame) -> pd.DataFrame:
         pair in two classes, or (where the split came with the data) in two subsets, deserves
         a look.
     """
+    check_columns(images, "image_id", "near_duplicate_of", "class", "split")
     looks = images.loc[images["near_duplicate_of"] != "", ["image_id", "near_duplicate_of"]]
     labels = images.set_index("image_id")[["class", "split"]]
     others = labels.add_suffix("_of_other")
@@ -177,6 +210,7 @@ def count_by_class(images: pd.DataFrame, by: str) -> pd.DataFrame:
 
     Subsets keep their order; other values are sorted.
     """
+    check_columns(images, "class", by)
     counts = pd.crosstab(images["class"], images[by])
     columns = [subset for subset in SUBSETS if subset in counts] if by == "split" else [*counts]
     return counts.loc[paper.class_order(counts.index), columns]
@@ -191,6 +225,7 @@ def compare_counts(images: pd.DataFrame) -> pd.DataFrame:
         Index ``class`` (and ``total``), columns ``images``, ``paper`` and ``difference``;
         the last two are absent (NA) for classes that the paper does not have.
     """
+    check_columns(images, "class")
     counts = images["class"].value_counts().rename("images").to_frame()
     reported = paper.counts()["images"].rename("paper")
     if counts.index.isin(reported.index).any():
@@ -284,25 +319,26 @@ def split_images(
 def _check_split_request(
     images: pd.DataFrame, fractions: Sequence[float], group: str | None, small_classes: str
 ) -> None:
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+    shares = pd.to_numeric(pd.Series(fractions), errors="coerce")
+    # Comparisons with NaN are false, so this asks what must hold.
+    if len(shares) != 3 or not (shares.min() >= 0 and abs(shares.sum(skipna=False) - 1) <= 1e-6):
         raise ValueError(
-            f"fractions are {tuple(fractions)}, but three shares of training, validation and "
-            "test that sum to 1 were expected."
+            f"fractions are {fractions!r}, but three shares of training, validation and test that "
+            "sum to 1 were expected."
         )
     if small_classes not in ("error", "train"):
         raise ValueError(f"small_classes is {small_classes!r}, but 'error' or 'train' is expected.")
-    columns = ["image_id", "class", *([group] if group else [])]
-    absent = [column for column in columns if column not in images]
-    if absent or not len(images):
-        raise ValueError(
-            f"The table to split has {len(images)} rows and lacks the columns {absent}. "
-            f"It has {', '.join(images.columns)}."
-        )
+    check_columns(images, "image_id", "class", *([group] if group else []))
+    if not len(images):
+        raise ValueError("The table to split has no rows.")
     if group and (empty := images[group].isna() | (images[group].astype(str) == "")).any():
         raise ValueError(
             f"{empty.sum()} images have no {group}, first {images.loc[empty, 'image_id'].iloc[0]}; "
             "groups cannot be kept whole. Choose another group, or split by image."
         )
+    if (unknown := images["class"].isna() | (images["class"] == "")).any():
+        name = images.loc[unknown, "image_id"].iloc[0]
+        raise ValueError(f"{unknown.sum()} images have no class, first {name}: say or drop them.")
     if images["image_id"].duplicated().any():
         raise ValueError("An image_id occurs more than once in the table to split.")
 
@@ -403,6 +439,7 @@ def _check_subsets(
 
 def sample_images(images: pd.DataFrame, count: int, seed: int = 0) -> pd.DataFrame:
     """Pick at most `count` images, as evenly over classes and groups as they allow."""
+    check_columns(images, "image_id", "class", "group")
     order = images.assign(rank=rank_names(images["image_id"], seed)).sort_values("rank")
     turn = order.groupby(["class", "group"]).cumcount()
     return images.loc[turn.sort_values(kind="stable").index[:count]].sort_index()

@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     ["figures"],
     {
         "blobs": ["DetectionSettings", "detect_cells", "settings_in_use"],
-        "cells": ["export_png", "extract_cells", "suggest_side"],
+        "cells": ["export_png", "extract_cells", "read_patches", "suggest_side"],
         "fast_log": ["blob_log"],
         "matching": ["match_detections", "read_truth"],
         "panel": ["detection_panel"],

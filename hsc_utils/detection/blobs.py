@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from pathlib import Path
 
 import cv2
@@ -10,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage import feature
 
+from hsc_utils.detection.checks import as_array, check_choice, check_numbers, shown
 from hsc_utils.detection.contrast import search_image
 from hsc_utils.detection.fast_log import blob_log
-from hsc_utils.files import from_root, shown_path, write_json
+from hsc_utils.files import from_root, set_aside, shown_path, write_json
+from hsc_utils.study import DamagedFileError
 
 METHODS = ("log", "dog", "doh")
 _CHOICES = {
@@ -70,10 +73,13 @@ class DetectionSettings:
 
     def __post_init__(self):
         for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}, but must be one of {', '.join(allowed)}."
-                )
+            check_choice(name, getattr(self, name), allowed)
+        if not isinstance(self.flatten, bool | np.bool_):
+            raise ValueError(f"flatten is {shown(self.flatten)}, but true or false was expected.")
+        numbers = {f.name: getattr(self, f.name) for f in fields(self) if f.type in (int, float)}
+        check_numbers(whole=["num_sigma"], **numbers)
+        for field in fields(self):  # NumPy's numbers cannot be written as JSON
+            object.__setattr__(self, field.name, field.type(getattr(self, field.name)))
         rules = {
             "0 < min_sigma <= max_sigma": 0 < self.min_sigma <= self.max_sigma,
             "num_sigma >= 1": self.num_sigma >= 1,
@@ -102,26 +108,49 @@ class DetectionSettings:
 
     @classmethod
     def read(cls, path: str | Path) -> "DetectionSettings":
-        """Read settings that `write` wrote; unknown or impossible ones are a ValueError."""
-        content = json.loads(from_root(path).read_text())
-        content.pop("set_by", None)
-        unknown = sorted(set(content) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"{shown_path(path)} holds unknown settings: {', '.join(unknown)}.")
-        return cls(**content)
+        """Read settings that `write` wrote; a ValueError names a file that holds no such."""
+        return _read(from_root(path))[0]
 
 
-def settings_in_use(path: str | Path, tuned: DetectionSettings) -> DetectionSettings:
-    """Write the tuned settings, but leave and return those that somebody set by hand.
+def _read(path: Path) -> tuple[DetectionSettings, str]:
+    """Return the settings of a file, and who set them."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{shown_path(path)} is no file. Give a detection.json that notebook 02 wrote."
+        )
+    try:
+        content = dict(json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise DamagedFileError(
+            f"{shown_path(path)} is empty, cut short or damaged: it holds no settings that can "
+            "be read."
+        ) from error
+    set_by = content.pop("set_by", "hand")
+    unknown = sorted(set(content) - {field.name for field in fields(DetectionSettings)})
+    if unknown:
+        raise ValueError(f"{shown_path(path)} holds unknown settings: {', '.join(unknown)}.")
+    try:
+        return DetectionSettings(**content), set_by
+    except ValueError as error:
+        raise ValueError(f"{shown_path(path)}: {error}") from error
 
-    What is kept or replaced is printed.
+
+def settings_in_use(
+    path: str | Path, wanted: DetectionSettings, set_by: str = "tuning"
+) -> DetectionSettings:
+    """Write settings, but leave and return those that somebody set by hand to what tuning chose.
+
+    What is kept or replaced is printed. Settings set by hand that others set by hand replace
+    are kept beside them, under a name with the time.
 
     Parameters
     ----------
     path : path
         ``detection.json``. Its ``set_by`` says who set it; without that it was made by hand.
-    tuned : DetectionSettings
-        What tuning chose.
+    wanted : DetectionSettings
+        The settings to use.
+    set_by : {"tuning", "hand"}
+        Who chose them.
 
     Returns
     -------
@@ -129,26 +158,47 @@ def settings_in_use(path: str | Path, tuned: DetectionSettings) -> DetectionSett
         What the file now holds.
     """
     path = from_root(path)
-    if path.exists():
-        before = DetectionSettings.read(path)
-        changes = ", ".join(
-            f"{name} {value}, tuned {getattr(tuned, name)}"
-            for name, value in asdict(before).items()
-            if value != getattr(tuned, name)
+    check_settings(wanted)
+    try:
+        before, by = _read(path)
+    except FileNotFoundError:
+        before, by = wanted, ""
+    except DamagedFileError as error:
+        set_aside(path, str(error))
+        before, by = wanted, ""
+    changes = ", ".join(
+        f"{name} {value}, {'tuned' if set_by == 'tuning' else 'now'} {getattr(wanted, name)}"
+        for name, value in asdict(before).items()
+        if value != getattr(wanted, name)
+    )
+    if by == "hand" and set_by == "tuning":
+        print(
+            f"{shown_path(path)} was set by hand and is used as it is "
+            f"({changes or 'the same as tuned'}). Delete it to use the tuned settings."
         )
-        if json.loads(path.read_text()).get("set_by", "hand") == "hand":
-            print(
-                f"{shown_path(path)} was set by hand and is used as it is "
-                f"({changes or 'the same as tuned'}). Delete it to use the tuned settings."
-            )
-            return before
-        if changes:
-            print(
-                f"The settings in {shown_path(path)} were replaced ({changes}). To keep settings "
-                'of your own, let its "set_by" be "hand".'
-            )
-    tuned.write(path, "tuning")
-    return tuned
+        return before
+    if changes and by == "hand":
+        aside = path.with_name(f"{path.stem}.{datetime.now():%Y-%m-%dT%H%M%S}{path.suffix}")
+        path.replace(aside)
+        print(
+            f"The settings in {shown_path(path)}, set by hand, were replaced ({changes}). They "
+            f"are kept in {aside.name}."
+        )
+    elif changes:
+        print(
+            f"The settings in {shown_path(path)} were replaced ({changes}). To keep settings "
+            'of your own, let its "set_by" be "hand".'
+        )
+    if changes or not by:
+        wanted.write(path, set_by)
+    return wanted
+
+
+def check_settings(*settings: DetectionSettings) -> None:
+    """Refuse what are no settings."""
+    for wrong in settings:
+        if not isinstance(wrong, DetectionSettings):
+            raise ValueError(f"settings must be DetectionSettings, but are {shown(wrong)}.")
 
 
 def detect_cells(rgb: NDArray[np.uint8], settings: DetectionSettings) -> NDArray[np.float64]:
@@ -169,14 +219,15 @@ def detect_cells(rgb: NDArray[np.uint8], settings: DetectionSettings) -> NDArray
     Raises
     ------
     ValueError
-        If the image is not 8-bit, or not grayscale or RGB.
+        If the image is not 8-bit, or not grayscale or RGB, or `settings` are none.
     """
     return detect_in(searched(rgb, settings), settings)
 
 
 def searched(rgb: NDArray[np.uint8], settings: DetectionSettings) -> NDArray[np.float32]:
     """Return the image (Y, X) that `detect_cells` searches, in which cells are bright blobs."""
-    rgb = np.asarray(rgb)
+    check_settings(settings)
+    rgb = as_array(rgb)
     if rgb.dtype != np.uint8 or rgb.ndim not in (2, 3) or (rgb.ndim == 3 and rgb.shape[2] != 3):
         raise ValueError(
             f"The image must be uint8 of shape (Y, X, 3) or (Y, X), but is {rgb.dtype} of shape "

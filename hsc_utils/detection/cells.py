@@ -18,20 +18,29 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tqdm.contrib.concurrent import thread_map
 
 from hsc_utils import manifest, provenance
-from hsc_utils.detection.blobs import DetectionSettings, detect_cells
+from hsc_utils.detection.blobs import (
+    DetectionSettings,
+    check_settings,
+    detect_cells,
+    settings_in_use,
+)
+from hsc_utils.detection.checks import check_choice, check_numbers
 from hsc_utils.files import (
     atomic_path,
     from_root,
     no_bar,
     read_rgb,
     reserved_array,
+    set_aside,
     shown_path,
     write_csv,
-    write_rgb,
 )
+from hsc_utils.study import DamagedFileError
 
 BORDERS = ("drop", "reflect")
 _ROOMS = ("detection.contrast", "detection.blobs", "detection.fast_log", "detection.cells")
@@ -74,8 +83,19 @@ def suggest_side(sigmas: ArrayLike) -> int:
     -------
     int
         A multiple of 8.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or some are unknown, as those of ready cells.
     """
-    diameter = 2 * math.sqrt(2) * float(np.quantile(np.asarray(sigmas), 0.99))
+    sigmas = np.asarray(sigmas)
+    if not sigmas.size or sigmas.dtype.kind not in "uif" or not (sigmas > 0).all():
+        raise ValueError(
+            f"sigmas are {sigmas.size} values, but at least one was expected, all above 0. Those "
+            "of ready cells are unknown."
+        )
+    diameter = 2 * math.sqrt(2) * float(np.quantile(sigmas, 0.99))
     return 8 * math.ceil(1.25 * diameter / 8)
 
 
@@ -90,13 +110,15 @@ def extract_cells(
 ) -> pd.DataFrame:
     """Find the cells of every image and cut a patch around each.
 
+    Images in which no cell was found are counted and named, in print and in the record.
+
     Parameters
     ----------
     prepared_dir : path
         Folder with ``images.csv``.
     cells_dir : path
         Folder written: ``detection.json``, ``cells.csv``, ``patches.npy`` (uint8, shape
-        (N, side, side, 3)) and ``provenance.json``.
+        (N, side, side, 3)) and ``provenance.json``. Damaged ones are set aside and made again.
     settings : DetectionSettings
         How to find cells.
     side : int
@@ -110,26 +132,33 @@ def extract_cells(
     Returns
     -------
     DataFrame
-        ``cells.csv``: one row a cell, with the class and the split of its image.
+        ``cells.csv``: one row a cell, with the class, split and group of its image.
 
     Raises
     ------
     FileNotFoundError
         If ``images.csv`` or an image is missing.
     ValueError
-        If a setting is impossible, or no cell is found in any image.
+        If a setting is impossible, or no cell is found in any image of a class.
     """
-    if border not in BORDERS:
-        raise ValueError(f"border is {border!r}, but must be one of {', '.join(BORDERS)}.")
-    if side < 8:
-        raise ValueError(f"side is {side} px, but a patch needs at least 8.")
+    check_choice("border", border, BORDERS)
+    check_side(side)
+    check_settings(settings)
     started = time.perf_counter()
     source, target = from_root(prepared_dir), from_root(cells_dir)
     images = manifest.read_images(source)
-    parameters = {"detection": asdict(settings), "side": side, "border": border}
-    key = fingerprint(images, source, parameters, _ROOMS)
-    if is_finished(target, key):
-        return manifest.read_cells(target, source)
+    if side > (largest := images[["height", "width"]].min(axis=1).max()):
+        raise ValueError(
+            f"side is {side} px, but no image of {shown_path(source)} is larger than {largest} px. "
+            "Choose a smaller side, about 1.25 cells."
+        )
+    parameters = {"detection": asdict(settings), "side": int(side), "border": border}
+    decisive = images[["image_id", "class", "split", "group"]]
+    key = fingerprint(decisive, [source / p for p in images["path"]], parameters, _ROOMS)
+    cells = finished_cells(target, source, key)
+    if cells is not None:
+        _say_what_is_missing(images, cells, source)
+        return cells
     # patches of single images, until all are done; of other settings they are of no use
     pieces = target / f".pieces-{key[:12]}"
     for outdated in target.glob(".pieces-*"):
@@ -139,42 +168,115 @@ def extract_cells(
 
     def piece(image_id: str, image_path: str) -> NDArray[np.float64]:
         path = pieces / f"{image_id}.npz"
-        if not path.exists():
-            rgb = read_rgb(source / image_path)
-            found, patches = cut_patches(rgb, detect_cells(rgb, settings), side, border)
-            with atomic_path(path) as temporary, temporary.open("wb") as stream:
-                np.savez(stream, found=found, patches=patches)
-        with np.load(path) as stored:
-            return stored["found"]
+        try:
+            return _stored_piece(path)[0]
+        except FileNotFoundError:
+            pass
+        except Exception:  # damaged ones raise nearly everything in the libraries
+            print(f"{shown_path(path)} is damaged and made again.")
+        rgb = read_rgb(source / image_path)
+        found, patches = cut_patches(rgb, detect_cells(rgb, settings), side, border)
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, found=found, patches=patches)
+        return found
 
     bar = {"desc": "cells", "leave": False, "disable": no_bar()}
     workers = workers or os.cpu_count()
     found = thread_map(piece, images["image_id"], images["path"], max_workers=workers, **bar)
-    if not sum(map(len, found)):
-        raise ValueError(
-            f"No cell was found in any of the {len(images)} images of {shown_path(source)}. "
-            "Lower threshold, or check min_sigma and max_sigma against the cells' size."
-        )
     cells = _table(images, found)
+    said = _say_what_is_missing(images, cells, source)
     # until all files fit together again, they are no finished result
     (target / "provenance.json").unlink(missing_ok=True)
-    chosen = target / "detection.json"
-    if not chosen.exists() or DetectionSettings.read(chosen) != settings:
-        settings.write(chosen, "hand")
+    settings_in_use(target / "detection.json", settings, "hand")
     with atomic_path(target / "patches.npy") as temporary:
         patches = reserved_array(temporary, (len(cells), side, side, 3))
         for image_id, rows in cells.groupby("image_id", sort=False)["row"]:
-            with np.load(pieces / f"{image_id}.npz") as stored:
-                patches[rows.iloc[0] : rows.iloc[-1] + 1] = stored["patches"]
+            patches[rows.iloc[0] : rows.iloc[-1] + 1] = _stored_piece(pieces / f"{image_id}.npz")[1]
         patches.flush()
-    inputs = [source / "images.csv"]
-    close_cells(target, cells, source, started, parameters=parameters, key=key, inputs=inputs)
+    record = {"parameters": parameters, "inputs": [source / "images.csv"], "fallbacks": said}
+    without = images.loc[~images["image_id"].isin(cells["image_id"]), "image_id"]
+    record["images_without_cells"] = without.tolist()
+    close_cells(target, cells, source, started, key=key, **record)
     shutil.rmtree(pieces)
     return cells
 
 
+def _stored_piece(path: Path) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """Return cells and patches of one image as an interrupted run left them."""
+    with np.load(path) as stored:
+        return stored["found"], stored["patches"]
+
+
+def _say_what_is_missing(images: pd.DataFrame, cells: pd.DataFrame, source: Path) -> list[str]:
+    """Refuse a class without cells; print and return what else has none: images, subsets."""
+    counts = cells["image_id"].value_counts().reindex(images["image_id"], fill_value=0)
+    counted = images.assign(cells=counts.to_numpy())
+    of_class = counted.groupby("class")["cells"].sum()
+    if lost := of_class.index[of_class == 0].tolist():
+        raise ValueError(
+            f"No cell was found in any of the {images['class'].isin(lost).sum()} images of class "
+            f"{' or '.join(lost)} in {shown_path(source)}, so no model would know of "
+            f"{'it' if len(lost) == 1 else 'them'}. Lower threshold, check min_sigma and max_sigma "
+            "against the cells' size, keep cells at the border with border='reflect', or leave "
+            "the class out with class_names in notebook 01."
+        )
+    empty = counted.loc[counted["cells"] == 0, "image_id"]
+    of_subset = counted.groupby(["class", "split"])["cells"].sum()
+    said = [
+        f"Class {name} has no cell in the {subset} subset."
+        for name, subset in of_subset.index[of_subset == 0]
+    ]
+    if len(empty):
+        named = ", ".join(empty.head(10)) + ", …" * (len(empty) > 10)
+        said.insert(0, f"No cell was found in {len(empty)} of {len(images)} images: {named}.")
+        print("Caution:", *said)
+    return said
+
+
+def read_patches(cells_dir: str | Path, cells: pd.DataFrame) -> NDArray[np.uint8]:
+    """Open ``patches.npy`` as an array that is read from the disk where it is used.
+
+    Parameters
+    ----------
+    cells_dir : path
+        Folder that `extract_cells` or `import_patches` wrote.
+    cells : DataFrame
+        Its ``cells.csv``.
+
+    Returns
+    -------
+    ndarray of uint8, shape (N, side, side, 3)
+        Memory-mapped, read only; the column ``row`` of `cells` is its first index.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    DamagedFileError
+        If it is empty, cut short, or holds something else; a ValueError.
+    """
+    path = from_root(cells_dir) / "patches.npy"
+    if not path.exists():
+        raise FileNotFoundError(f"{shown_path(path)} is missing. Run notebook 02 first.")
+    try:
+        patches = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError, OSError) as error:
+        raise DamagedFileError(
+            f"{shown_path(path)} is empty, cut short or damaged ({type(error).__name__}). Notebook "
+            "02 makes it again."
+        ) from error
+    if patches.dtype != np.uint8 or patches.ndim != 4 or len(patches) <= cells["row"].max():
+        raise DamagedFileError(
+            f"{shown_path(path)} holds {patches.dtype} of shape {patches.shape}, but a patch for "
+            f"each of {cells['row'].max() + 1} cells was expected. Notebook 02 makes it again."
+        )
+    return patches
+
+
 def export_png(cells_dir: str | Path) -> Path:
     """Write each patch as ``png/<split>/<class>/<cell_id>.png``, the tree the paper releases.
+
+    Cells of an earlier export that are none any more are deleted from it.
 
     Parameters
     ----------
@@ -188,20 +290,32 @@ def export_png(cells_dir: str | Path) -> Path:
     """
     folder = from_root(cells_dir)
     cells = manifest.read_cells(folder)
-    patches = np.load(folder / "patches.npy", mmap_mode="r")
+    patches = read_patches(folder, cells)
+    tree = folder / "png"
 
-    def write(cell: dict) -> None:
-        path = folder / "png" / cell["split"] / cell["class"] / f"{cell['cell_id']}.png"
-        write_rgb(path, patches[cell["row"]])
+    def write(cell: dict) -> Path:
+        # a slash in a class's name, such as CD34+/CD38-, is no folder
+        of_class = cell["class"].replace("%", "%25").replace("/", "%2F")
+        path = tree / cell["split"] / of_class / f"{cell['cell_id']}.png"
+        mark = PngInfo()
+        if cell["simulated"]:  # as the reader of images knows it again
+            mark.add_text("Description", "SIMULATED by hsc_utils.simulation")
+        with atomic_path(path) as temporary:
+            Image.fromarray(patches[cell["row"]]).save(temporary, "PNG", pnginfo=mark)
+        return path
 
-    thread_map(write, cells.to_dict("records"), desc="PNG", leave=False, disable=no_bar())
-    return folder / "png"
+    bar = {"desc": "PNG", "leave": False, "disable": no_bar()}
+    written = thread_map(write, cells.to_dict("records"), **bar)
+    for outdated in set(tree.rglob("*__[0-9]*.png")) - set(written):
+        outdated.unlink()
+    return tree
 
 
 def _table(images: pd.DataFrame, found: Sequence[NDArray[np.float64]]) -> pd.DataFrame:
     """Return ``cells.csv`` of the cells found in each image, numbered by image."""
     counts = [len(of_image) for of_image in found]
-    cells = images.loc[images.index.repeat(counts), ["image_id", "class", "split", "simulated"]]
+    shared = ["image_id", "class", "split", "group", "simulated"]
+    cells = images.loc[images.index.repeat(counts), shared]
     numbers = np.concatenate([np.arange(count) for count in counts])
     ids = [f"{name}__{k:04d}" for name, k in zip(cells["image_id"], numbers, strict=True)]
     y, x, sigma, touches = np.concatenate(found).T
@@ -212,22 +326,54 @@ def _table(images: pd.DataFrame, found: Sequence[NDArray[np.float64]]) -> pd.Dat
     return cells[list(manifest.CELL_COLUMNS)].reset_index(drop=True)
 
 
-def fingerprint(images: pd.DataFrame, folder: Path, parameters: dict, rooms: Sequence[str]) -> str:
+def fingerprint(
+    table: pd.DataFrame, files: Sequence[Path], parameters: dict, rooms: Sequence[str]
+) -> str:
     """Identify a result by what decides it: settings, the table, the files, and the code."""
-    files = [(folder / path).stat() for path in images["path"]]
+    states = [file.stat() if file.exists() else None for file in files]
     content = [
         parameters,
-        images[["image_id", "class", "split"]].to_numpy().tolist(),
-        [(file.st_size, file.st_mtime_ns) for file in files],
+        table.to_numpy().tolist(),
+        [(state.st_size, state.st_mtime_ns) if state else () for state in states],
         provenance.code_digest(*rooms),
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def is_finished(target: Path, key: str) -> bool:
-    """Tell whether a folder holds the result with that fingerprint."""
-    files = [target / name for name in ("provenance.json", "cells.csv", "patches.npy")]
-    return all(f.exists() for f in files) and json.loads(files[0].read_text()).get("key") == key
+def check_side(side: int) -> None:
+    """Refuse a side that no patch can have."""
+    check_numbers(whole=["side"], side=side)
+    if not 8 <= side <= 4096:
+        raise ValueError(f"side is {side} px, but a patch needs at least 8 and at most 4096.")
+
+
+def finished_cells(target: Path, prepared: Path | None, key: str) -> pd.DataFrame | None:
+    """Return ``cells.csv`` of the result with that fingerprint, or None if there is none.
+
+    Of its files, damaged ones are set aside.
+    """
+    file = target / "provenance.json"
+    try:
+        record = dict(json.loads(file.read_text()))
+        if record.get("key") != key:
+            return None
+        file = target / "cells.csv"
+        cells = manifest.read_cells(target, prepared)
+        file = target / "patches.npy"
+        read_patches(target, cells)
+    except FileNotFoundError:
+        return None
+    except (TypeError, ValueError) as error:
+        own = f"{shown_path(file)} is empty, cut short or damaged ({type(error).__name__})."
+        set_aside(file, str(error) if shown_path(file) in str(error) else own)
+        return None
+    if len(cells) != record.get("cells"):
+        print(
+            f"Caution: {shown_path(target / 'cells.csv')} has {len(cells)} rows, but "
+            f"{record.get('cells')} cells were cut out: somebody changed it, or it is cut short. "
+            "It is used as it is; delete it to have it made again."
+        )
+    return cells
 
 
 def close_cells(

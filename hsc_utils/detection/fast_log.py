@@ -17,8 +17,13 @@ from skimage import feature
 from skimage.feature.blob import _blob_overlap
 from skimage.util import img_as_float, img_as_float32
 
+from hsc_utils.detection.checks import as_array, check_numbers
+
 MOST_CANDIDATES = 300_000  # before anything is decided; a hundred bytes each
 MOST_PAIRS = 2_000_000  # of neighbouring blobs; a hundred bytes each
+MOST_SCALES = 1000
+MOST_PIXELS = 2**28  # of the image with the widest kernel's margin around it
+HIGHEST = 1e30  # intensity; sums of higher ones leave single precision
 SAMPLES_PER_SIGMA = 4.0  # grid points a sigma
 TAPS = 4  # half-width of the interpolation kernel, in grid points
 STEEPNESS = 2.4 * TAPS  # of that kernel's window
@@ -75,15 +80,21 @@ def blob_log(
         If the image or a setting is impossible, or so much passes the threshold that
         memory would run out.
     """
-    image = np.asarray(image)
-    if image.ndim != 2 or image.size == 0:
-        raise ValueError(f"image must be 2-D and not empty (Y, X), but its shape is {image.shape}.")
-    if image.dtype.kind == "f" and not np.isfinite(image).all():
-        raise ValueError("image holds NaN or infinite values; replace them before the search.")
+    image = _checked_image(image)
+    sizes = {"min_sigma": min_sigma, "max_sigma": max_sigma, "num_sigma": num_sigma}
+    check_numbers(whole=["num_sigma"], **sizes, threshold=threshold, overlap=overlap)
     if not (0 < min_sigma <= max_sigma and num_sigma >= 1 and threshold >= 0):
         raise ValueError(
             "0 < min_sigma <= max_sigma and num_sigma >= 1 must hold, and threshold cannot be "
             f"negative, but they are {min_sigma}, {max_sigma}, {num_sigma} and {threshold}."
+        )
+    if not 0 <= overlap <= 1:
+        raise ValueError(f"overlap is {overlap}, but a share of the area, 0 to 1, was expected.")
+    padded = math.prod(length + 2 * _margin(max_sigma) for length in image.shape)
+    if num_sigma > MOST_SCALES or padded > MOST_PIXELS:
+        raise ValueError(
+            f"{num_sigma} scales up to max_sigma {max_sigma} on an image of {image.shape} pixels "
+            "take more memory than there is. Lower num_sigma or max_sigma."
         )
     if exact:
         options = {"threshold": threshold, "overlap": overlap, "log_scale": log_scale}
@@ -105,6 +116,27 @@ def blob_log(
     return _prune(np.column_stack([peaks[:, :2], sigmas[peaks[:, 2]]]).astype(kind), overlap)
 
 
+def _checked_image(image: NDArray) -> NDArray:
+    """Return the image as an array, or say in a sentence why it is none."""
+    image = as_array(image)
+    if image.dtype.kind not in "buif":
+        raise ValueError(f"image must hold numbers, but its type is {image.dtype}.")
+    if image.ndim != 2 or image.size == 0:
+        raise ValueError(f"image must be 2-D and not empty (Y, X), but its shape is {image.shape}.")
+    # NaN fails the comparison as well
+    if image.dtype.kind == "f" and not float(np.abs(image).max()) < HIGHEST:
+        raise ValueError(
+            f"image holds NaN or infinite values, or some beyond {HIGHEST:g}; replace them before "
+            "the search."
+        )
+    return image
+
+
+def _margin(sigma: float) -> int:
+    """Return how many pixels around its own a kernel needs, and one more."""
+    return int(4 * sigma + 0.5) + 1
+
+
 def _maxima(
     image: NDArray, sigmas: NDArray[np.floating], threshold: float
 ) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
@@ -115,7 +147,7 @@ def _maxima(
     planes = _filtered(image, sigmas)
     highest = max(max(plane.max(), -plane.min()) for plane in planes)
     doubt, tie = DOUBT * float(highest), TIE * float(highest)
-    margin = int(4 * float(sigmas[-1]) + 0.5) + 1
+    margin = _margin(float(sigmas[-1]))
     padded = cv2.copyMakeBorder(image, *[margin] * 4, cv2.BORDER_REFLECT)
     found, responses = [], []
     for scale, plane in enumerate(planes):

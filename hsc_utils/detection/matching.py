@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import distance
 
+from hsc_utils.detection.checks import check_numbers, shown
 from hsc_utils.files import from_root, shown_path
 
 
@@ -41,15 +42,27 @@ def match_detections(
         in px; ``found_twice``, detections left over that lie within the distance of a
         true centre another one was paired with; ``found_as_one``, true centres left over
         likewise.
+
+    Raises
+    ------
+    ValueError
+        If centres are not as described, or a distance is not above 0.
     """
+    with_sigma = max_sigma_difference != math.inf
     found, truth = (
-        np.asarray(points, float) if len(points) else np.empty((0, 3)) for points in (found, truth)
+        _centres(name, points, 3 if with_sigma else 2)
+        for name, points in (("found", found), ("truth", truth))
     )
+    check_numbers(max_distance=max_distance)
     if not max_distance > 0:
         raise ValueError(f"max_distance must be positive, but is {max_distance}.")
+    if with_sigma:
+        check_numbers(max_sigma_difference=max_sigma_difference)
+        if not max_sigma_difference >= 0:
+            raise ValueError(f"max_sigma_difference is {max_sigma_difference}, which is not >= 0.")
     apart = distance.cdist(found[:, :2], truth[:, :2])
     near = apart <= max_distance
-    if max_sigma_difference < math.inf:
+    if with_sigma:
         near &= np.abs(found[:, 2, None] - truth[:, 2]) <= max_sigma_difference
     # a pair more always outweighs any saving in distance
     reward = max_distance * (min(apart.shape, default=0) + 1)
@@ -68,6 +81,28 @@ def match_detections(
         "found_twice": int(np.delete(near, rows, axis=0).any(axis=1).sum()),
         "found_as_one": int(np.delete(near, columns, axis=1).any(axis=0).sum()),
     }
+
+
+def _centres(name: str, points: ArrayLike, columns: int) -> NDArray[np.float64]:
+    """Return points as an array (N, 2 or more), or say in a sentence why they are none."""
+    try:
+        points = np.asarray(points, float)
+    except (TypeError, ValueError):  # texts, or rows of different lengths
+        raise ValueError(
+            f"{name} is {shown(points)}, but numbers of shape (N, {columns} or more) were expected."
+        ) from None
+    if not points.size:
+        return np.empty((0, 3))
+    if points.ndim != 2 or points.shape[1] < columns:
+        raise ValueError(
+            f"{name} has the shape {points.shape}, but (N, {columns} or more) was expected: y, x"
+            f"{', sigma' * (columns > 2)} of each cell."
+        )
+    if not np.isfinite(points[:, :columns]).all():
+        raise ValueError(
+            f"{name} holds NaN or infinite values. Leave out cells whose centre is unknown."
+        )
+    return points
 
 
 def agreement(found: ArrayLike, other: ArrayLike, scale_step: float) -> float:
@@ -113,20 +148,25 @@ def read_truth(path: str | Path, images: pd.DataFrame) -> pd.DataFrame:
         files = {i: path / f"{i}.csv" for i in images["image_id"] if (path / f"{i}.csv").exists()}
         if not files:
             raise FileNotFoundError(f"{shown_path(path)} holds no <image_id>.csv of these images.")
-        tables = [_points(pd.read_csv(f), f).assign(image_id=i) for i, f in files.items()]
+        tables = [_points(_read_csv(f), f).assign(image_id=i) for i, f in files.items()]
         points = pd.concat(tables, ignore_index=True)
     elif not path.exists():
         raise FileNotFoundError(
             f"{shown_path(path)} is missing. Give a CSV of true centres, or None."
         )
     else:
-        table = pd.read_csv(path)
-        named = table[_column(table, _IMAGE_NAMES, "the image", path)].astype(str)
-        points = _points(table, path).assign(image_id=named.map(_names(images)))
-        if points["image_id"].isna().all():
+        table = _read_csv(path)
+        named = table[_column(table, _IMAGE_NAMES, "the image", path)]
+        names = _names(images)
+        points = _points(table, path).assign(image_id=named.map(names))
+        if (unclear := named.map(names) == "").any():
             raise ValueError(
-                f"{shown_path(path)} names {named.iloc[0]!r} and others, but none of the images."
+                f"{shown_path(path)} names {named[unclear].iloc[0]!r}, as several images are "
+                "called. Name images by their source or image_id of images.csv."
             )
+        if points["image_id"].isna().all():
+            first = f"names {named.iloc[0]!r} and others" if len(named) else "has no rows"
+            raise ValueError(f"{shown_path(path)} {first}, but none of the images.")
     points = points.dropna().merge(images[["image_id", "height", "width"]])
     lies_inside = points["y"].between(0, points["height"] - 1)
     lies_inside &= points["x"].between(0, points["width"] - 1)
@@ -134,19 +174,35 @@ def read_truth(path: str | Path, images: pd.DataFrame) -> pd.DataFrame:
 
 
 def _names(images: pd.DataFrame) -> dict[str, str]:
-    """Map each name an image may go by to its image_id; ambiguous file names are left out."""
+    """Map each name an image may go by to its image_id, or to nothing if it is several images'."""
     names = {}
     for column in ("source", "path"):
         short = images[column].map(lambda name: Path(name).name)
-        unique = ~short.duplicated(keep=False)
-        names |= dict(zip(short[unique], images["image_id"][unique], strict=True))
+        ids = images["image_id"].mask(short.duplicated(keep=False), "")
+        names |= dict(zip(short, ids, strict=True))
         names |= dict(zip(images[column], images["image_id"], strict=True))
     return names | {image_id: image_id for image_id in images["image_id"]}
 
 
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Read a table of another program as texts: an image called 007 keeps its name."""
+    try:
+        return pd.read_csv(path, dtype=str, encoding_errors="replace")
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{shown_path(path)} cannot be read as a table ({type(error).__name__}: "
+            f"{str(error)[:80]}). A CSV of true centres was expected."
+        ) from error
+
+
 def _points(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     y, x = _column(table, _Y_NAMES, "y", path), _column(table, _X_NAMES, "x", path)
-    return pd.DataFrame({"y": table[y], "x": table[x]}).astype(float)
+    try:
+        return pd.DataFrame({"y": table[y], "x": table[x]}).astype(float)
+    except ValueError as error:
+        raise ValueError(
+            f"{shown_path(path)} holds something else than numbers in {y} or {x} ({error})."
+        ) from error
 
 
 def _column(table: pd.DataFrame, names: tuple[str, ...], what: str, path: Path) -> str:

@@ -3,8 +3,11 @@
 This is where released patches enter the flow: cells that somebody else has cut out.
 """
 
+import json
 import re
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -14,10 +17,17 @@ from numpy.typing import NDArray
 from tqdm.contrib.concurrent import thread_map
 
 from hsc_utils import files, manifest, preparation
-from hsc_utils.detection.cells import close_cells, fingerprint, is_finished
-from hsc_utils.files import from_root, no_bar, read_rgb, shown_path
+from hsc_utils.detection.cells import check_side, close_cells, fingerprint, finished_cells
+from hsc_utils.detection.checks import check_choice, check_numbers, shown
+from hsc_utils.files import from_root, no_bar, shown_path
 
-_ROOMS = ("detection.ready_patches", "manifest")
+_ROOMS = (
+    "detection.ready_patches",
+    "manifest",
+    "preparation.acquisition",
+    "preparation.formats",
+    "preparation.sources",
+)
 
 
 def import_patches(
@@ -27,13 +37,17 @@ def import_patches(
     image_of_patch: str = r"(.+)__\d+",
     small_classes: str = "error",
     seed: int = 0,
+    slices: Sequence[int | str] = (),
+    bit_depth: int | None = None,
+    to_8_bit: str = "bit_depth",
 ) -> pd.DataFrame:
     """Take ready images of single cells instead of finding cells in images.
 
     Parameters
     ----------
     patches_dir : path
-        ``<class>/**/*.png`` (or tif): one cell an image, of any size. A tree of the form
+        ``<class>/**/*.png`` (or tif, oir): one cell an image, of any size, read by the rules
+        for acquisitions; grayscale fills all three channels. A tree of the form
         ``<split>/<class>/…`` keeps its split.
     cells_dir : path
         Folder written, as by `extract_cells`, but without ``detection.json``; files that
@@ -48,11 +62,13 @@ def import_patches(
         names that `export_png` gives.
     small_classes, seed
         As for `manifest.split_images`.
+    slices, bit_depth, to_8_bit
+        As for `preparation.read_acquisition` and `preparation.compose_rgb`.
 
     Returns
     -------
     DataFrame
-        ``cells.csv``, without y, x and sigma.
+        ``cells.csv``, without y, x, sigma and group.
 
     Raises
     ------
@@ -60,9 +76,11 @@ def import_patches(
         If there is no such folder, or no image in it.
     ValueError
         If the study has prepared images of its own, the same patch lies under two classes
-        or in two given subsets, patches of one image lie in two given subsets, a class is
-        too small to be split, or all files are refused.
+        or in two given subsets, patches of one image lie in two given subsets, patches differ
+        in bit depth or use a small part of it, a class is too small to be split, all files of
+        a class are refused, or a parameter is not as described.
     """
+    _check_request(side, image_of_patch, small_classes, seed)
     started = time.perf_counter()
     source, target = from_root(patches_dir), from_root(cells_dir)
     if (target.parent / "prepared" / "images.csv").exists():
@@ -70,51 +88,158 @@ def import_patches(
             f"{shown_path(target.parent)} holds prepared images, whose cells the ready ones are "
             "not. Give ready cells a study of their own."
         )
-    listed = preparation.list_sources(source)
-    parameters = {"patches_dir": shown_path(source), "side": side, "seed": seed}
+    join = "files" in slices
+    listed = preparation.list_sources(source, join=join, parameter="ready_cells_dir")
+    usable, unusable = listed[listed["reason"] == ""], listed[listed["reason"] != ""]
+    reading = {"slices": list(slices), "bit_depth": bit_depth, "to_8_bit": to_8_bit}
+    parameters = {
+        "patches_dir": shown_path(source),
+        "side": int(side),
+        "seed": int(seed),
+        **reading,
+    }
     parameters |= {"image_of_patch": image_of_patch, "small_classes": small_classes}
-    usable = listed[listed["reason"] == ""]
-    key = fingerprint(usable.rename(columns={"source": "path"}), source, parameters, _ROOMS)
-    if is_finished(target, key):
-        return manifest.read_cells(target)
+    decisive = listed[["source", "class", "split", "reason"]]
+    # the cells may lie below the patches
+    tree = sorted(p for p in preparation.files_below(source) if not p.is_relative_to(target))
+    key = fingerprint(decisive, tree, parameters, _ROOMS)
+    cells = finished_cells(target, None, key)
+    if cells is not None:
+        if said := json.loads((target / "provenance.json").read_text())["fallbacks"]:
+            print(*said)
+        return cells
     target.mkdir(parents=True, exist_ok=True)
     with files.atomic_path(target / "patches.npy") as temporary:
         patches = files.reserved_array(temporary, (len(usable), side, side, 3))
-        ends = _read_into(patches, usable["source"], source)
+        read = _read_into(patches, usable, source, **reading)
         patches.flush()
-        usable = usable.assign(sha256=[sha for sha, _ in ends], reason=[why for _, why in ends])
-        refused = pd.concat([listed, usable])[["source", "reason"]].query("reason != ''")
-        if len(refused) == len(listed):
-            raise ValueError(
-                f"All {len(listed)} patches were refused. The first: {refused['reason'].iloc[0]}"
+        copies = preparation.copies(read[read["reason"] == ""])
+        tables = [unusable, read, preparation.refused_copies(read, copies)]
+        rejected = pd.concat([table[["source", "reason"]] for table in tables])
+        rejected = rejected[rejected["reason"] != ""].sort_values("source")
+        _check_classes(listed, read, source)
+        if bit_depth is None and to_8_bit == "bit_depth":
+            _check_depths(read[read["reason"] == ""])
+        cells = _table(read.loc[copies.index[copies == ""]], image_of_patch, seed, small_classes)
+        if len(cells) + len(rejected) != len(listed):
+            raise RuntimeError(
+                f"{len(listed)} files came in, but {len(cells)} cells and {len(rejected)} refusals "
+                "came out; this is a fault of the program."
             )
-        cells, copies = _table(usable, image_of_patch, seed, small_classes)
-    rejected = pd.concat([refused, copies]).sort_values("source")
+        # until all files fit together again, they are no finished result
+        (target / "provenance.json").unlink(missing_ok=True)
     files.write_csv(target / "rejected.csv", rejected)
-    own = int((cells["image_id"] == cells["cell_id"]).sum())
-    said = f"{own} patches count as images of their own: their names tell no image"
-    record = {"fallbacks": [said] * bool(own), "dataset": f"ready cells in {shown_path(source)}"}
+    fallbacks = _cautions(read[read["reason"] == ""], cells, join)
+    record = {"fallbacks": fallbacks, "dataset": f"ready cells in {shown_path(source)}"}
     close_cells(target, cells, None, started, parameters=parameters, key=key, **record)
     print(
         f"{len(listed)} files: {len(cells)} cells of {cells['image_id'].nunique()} images in "
         f"{cells['class'].nunique()} classes, {len(rejected)} refused.",
-        *record["fallbacks"],
+        *fallbacks,
     )
     return cells
 
 
-def _read_into(patches: NDArray, sources: pd.Series, folder: Path) -> list[tuple[str, str]]:
-    """Fill the array row by row; return hash and reason (if it cannot be used) of each file."""
+def _check_request(side: int, image_of_patch: str, small_classes: str, seed: int) -> None:
+    check_side(side)
+    check_choice("small_classes", small_classes, ("error", "train"))
+    check_numbers(whole=["seed"], seed=seed)
+    try:
+        groups = re.compile(image_of_patch).groups
+    except (re.error, TypeError):
+        groups = 0
+    if not groups:
+        raise ValueError(
+            f"image_of_patch is {shown(image_of_patch)}, but a regular expression with a group in "
+            r"parentheses was expected, such as '(.+)__\d+'."
+        )
 
-    def read(row: int, name: str) -> tuple[str, str]:
+
+def _read_into(
+    patches: NDArray,
+    usable: pd.DataFrame,
+    folder: Path,
+    slices: Sequence[int | str],
+    bit_depth: int | None,
+    to_8_bit: str,
+) -> pd.DataFrame:
+    """Fill the array row by row; return what was read, or the reason why it cannot be used."""
+
+    def read(row: int, name: str, others: Sequence[str]) -> dict:
+        path = folder / name
         try:
-            patches[row] = _squared(read_rgb(folder / name), patches.shape[1])
-        except ValueError as error:
-            return "", str(error)
-        return files.file_sha256(folder / name), ""
+            one = preparation.read_acquisition(path, slices=slices, bit_depth=bit_depth)
+            if len(one.slices) == 1 and not one.selected:
+                one = replace(one, slices=np.repeat(one.slices, 3, axis=0))
+            rgb = preparation.compose_rgb(one, to_8_bit=to_8_bit)
+        except preparation.AcquisitionError as error:
+            return {"reason": str(error)}
+        patches[row] = _squared(rgb, patches.shape[1])
+        members = [path, *(path.with_name(other) for other in others)]
+        return {
+            "reason": "",
+            "sha256": "".join(map(files.file_sha256, members)),
+            "bit_depth": one.bit_depth,
+            "brightest": int(one.slices.max()),
+            "lossy": one.lossy,
+            "simulated": one.simulated,
+        }
 
     bar = {"desc": "cells", "leave": False, "disable": no_bar()}
-    return thread_map(read, range(len(sources)), sources, **bar)
+    ends = thread_map(read, range(len(usable)), usable["source"], usable["channels"], **bar)
+    columns = ["reason", "sha256", "bit_depth", "brightest", "lossy", "simulated"]
+    ends = pd.DataFrame(ends, usable.index, columns)
+    return usable.drop(columns="reason").join(ends).assign(row=np.arange(len(usable)))
+
+
+def _check_classes(listed: pd.DataFrame, read: pd.DataFrame, source: Path) -> None:
+    """Refuse a class that none of its files is left of, and a folder of which nothing is left."""
+    refused = pd.concat([listed, read]).query("reason != ''")
+    if len(refused) == len(listed):
+        raise ValueError(
+            f"All {len(listed)} patches were refused, in {shown_path(source)} (ready_cells_dir). "
+            f"The first: {refused['reason'].iloc[0]}"
+        )
+    lost = refused[~refused["class"].isin({"", *read.loc[read["reason"] == "", "class"]})]
+    if len(lost):
+        raise ValueError(
+            f"All {len(lost)} patches of class {' and '.join(sorted(set(lost['class'])))} were "
+            f"refused. The first: {lost['reason'].iloc[0]} Mend them, or remove the folder."
+        )
+
+
+def _check_depths(read: pd.DataFrame) -> None:
+    """Refuse patches whose intensities cannot be compared, or that seem to use few of 16 bits."""
+    first = read.drop_duplicates("bit_depth")
+    if len(first) > 1:
+        found = first["bit_depth"].map("{:g} bits in ".format) + first["source"]
+        raise ValueError(
+            f"The patches have different bit depths ({', '.join(found)}), so their brightness "
+            "cannot be compared. Convert them to one, or say to_8_bit='own_depth' if each uses "
+            "the full range of its own."
+        )
+    brightest = int(read["brightest"].max())
+    if first["bit_depth"].iloc[0] == 16 and brightest < 2**14:
+        raise ValueError(
+            f"The patches have 16 bits, but their brightest pixel is {brightest}: they would be "
+            "almost black. Say with bit_depth how many bits the camera gave, such as "
+            f"{max(9, brightest.bit_length())}."
+        )
+
+
+def _cautions(read: pd.DataFrame, cells: pd.DataFrame, join: bool) -> list[str]:
+    """Say what a reader of the results should know of the patches."""
+    own = int((cells["image_id"] == cells["cell_id"]).sum())
+    apart = read[read["field"] != ""]
+    lossy = int(read["lossy"].sum())
+    said = {
+        f"{own} patches count as images of their own: their names tell no image.": own,
+        f"{len(apart)} files differ from others in the channel alone, such as "
+        f"{apart['source'].min()}: each counts as a cell, of the same image. To join them, let "
+        "slices (in ready_cells) be ['files'].": len(apart) and not join,
+        f"{lossy} patches are JPEG, which loses detail.": lossy,
+    }
+    return [sentence for sentence, holds in said.items() if holds]
 
 
 def _squared(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -128,38 +253,25 @@ def _squared(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return cv2.resize(square, (side, side), interpolation=how)
 
 
-def _table(
-    usable: pd.DataFrame, image_of_patch: str, seed: int, small_classes: str
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return ``cells.csv``, and the copies that are left out of it."""
-    usable = usable.assign(row=np.arange(len(usable)))
-    read = usable[usable["reason"] == ""]
-    copies = preparation.copies(read)
-    cells = read[copies == ""].rename(columns={"image_id": "cell_id"})
-    names = cells["source"].map(lambda source: _image_name(source, image_of_patch))
-    cells = cells.assign(image_id=names.where(names != "", cells["cell_id"]), simulated=False)
+def _table(read: pd.DataFrame, image_of_patch: str, seed: int, small_classes: str) -> pd.DataFrame:
+    """Return ``cells.csv`` of the patches kept."""
+    cells = read.rename(columns={"image_id": "cell_id"})
+    found = [re.fullmatch(image_of_patch, PurePosixPath(name).stem) for name in cells["source"]]
+    # channels in files of their own stay together
+    fields = cells["field"].where(cells["field"] != "", cells["cell_id"])
+    known = zip(found, cells["class"], fields, strict=True)
+    cells["image_id"] = [f"{name}__{m[1]}" if m and m[1] else own for m, name, own in known]
     images = cells.drop_duplicates(["image_id", "class", "split"])
     if (leak := images["image_id"].duplicated()).any():
         name = images.loc[leak, "image_id"].iloc[0]
         where = cells.loc[cells["image_id"] == name].drop_duplicates(["class", "split"])["source"]
         raise ValueError(
-            f"Patches of image {name} lie in more than one subset or class "
+            f"Patches of image {name} lie in more than one subset "
             f"({', '.join(where.head(3))}), so the subsets leak. Move the patches of an image "
             "together, or correct image_of_patch if these are different images."
         )
     if not cells["split"].all():
         images = manifest.split_images(images, seed=seed, small_classes=small_classes)
         cells["split"] = cells["image_id"].map(images.set_index("image_id")["split"])
-    cells = cells.assign(y=np.nan, x=np.nan, sigma=np.nan, touches=False)
-    cells = cells[list(manifest.CELL_COLUMNS)].reset_index(drop=True)
-    return cells, preparation.refused_copies(read, copies)
-
-
-def _image_name(source: str, image_of_patch: str) -> str:
-    """Return the image that a patch was cut from, without its subset; empty if unknown."""
-    path = PurePosixPath(source)
-    found = re.fullmatch(image_of_patch, path.stem)
-    if not found:
-        return ""
-    _, class_folder = preparation.split_and_class(path.parent.parts)
-    return f"{class_folder}__{found[1]}"
+    cells = cells.assign(group="", y=np.nan, x=np.nan, sigma=np.nan, touches=False)
+    return cells[list(manifest.CELL_COLUMNS)].astype({"simulated": bool}).reset_index(drop=True)

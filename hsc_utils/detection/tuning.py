@@ -17,7 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.contrib.concurrent import thread_map
 
-from hsc_utils.detection.blobs import DetectionSettings, detect_in, searched
+from hsc_utils.detection.blobs import DetectionSettings, check_settings, detect_in, searched
+from hsc_utils.detection.checks import shown
 from hsc_utils.detection.matching import match_detections
 from hsc_utils.files import from_root, no_bar, read_rgb
 
@@ -59,13 +60,29 @@ def make_grid(
     min_sigmas, max_sigmas : sequence of float
         Sizes tried, px.
     base : DetectionSettings
-        Everything else.
+        Everything else; its method must be among those tried.
 
     Raises
     ------
     ValueError
-        If the methods do not get equally many thresholds, or a combination is impossible.
+        If the methods do not get equally many thresholds, a list is empty or none, or a
+        combination is impossible.
     """
+    check_settings(base)
+    given = {"smallest sizes": min_sigmas, "largest sizes": max_sigmas}
+    given |= thresholds if isinstance(thresholds, Mapping) else {"thresholds by method": None}
+    for name, values in given.items():
+        if (
+            not isinstance(values, Sequence | np.ndarray)
+            or isinstance(values, str)
+            or not len(values)
+        ):
+            raise ValueError(f"{name}: a list of numbers was expected, not {shown(values)}.")
+    if base.method not in thresholds:
+        raise ValueError(
+            f"method is {base.method!r}, but thresholds are given for "
+            f"{', '.join(thresholds) or 'no method'}."
+        )
     lengths = {method: len(values) for method, values in thresholds.items()}
     if len(set(lengths.values())) != 1:
         raise ValueError(
@@ -84,6 +101,12 @@ def run_trials(
 ) -> Trials:
     """Detect the cells of ``images.csv``'s rows given with every setting; see `Trials`."""
     folder = from_root(prepared_dir)
+    check_settings(*settings)
+    if images.empty or not settings:
+        raise ValueError(
+            f"There is nothing to try: {len(images)} images and {len(settings)} settings were "
+            "given, but at least one of each was expected (tuning_images, thresholds, sizes)."
+        )
 
     def detect(path: str) -> list[tuple[NDArray[np.float64], float]]:
         rgb = read_rgb(folder / path)
@@ -133,6 +156,11 @@ def score_trials(trials: Trials, truth: pd.DataFrame | None, max_distance: float
         away; ``agreement``, against the setting of each other method that agrees best;
         with truth also ``precision``, ``recall``, ``f1``, ``error`` (px), ``found_twice``
         and ``found_as_one``, over all images together; and ``rank_by``, the value ranked by.
+
+    Raises
+    ------
+    ValueError
+        If there is truth, but of none of the images.
     """
     grouped = trials.table.groupby("setting")
     scores = grouped[[*GRID]].first().join(grouped[["cells", "seconds", "at_ends"]].mean())
@@ -157,6 +185,17 @@ def score_trials(trials: Trials, truth: pd.DataFrame | None, max_distance: float
     else:
         image_ids = trials.table["image_id"].unique()
         centres = {i: truth.loc[truth["image_id"] == i, ["y", "x"]].to_numpy() for i in image_ids}
+        without = [i for i, points in centres.items() if not len(points)]
+        if len(without) == len(image_ids):
+            raise ValueError(
+                f"None of the {len(image_ids)} images tried has a true centre. Choose others with "
+                "seed or tuning_images, or score without truth."
+            )
+        if without:
+            print(
+                f"Caution: {len(without)} of the {len(image_ids)} images tried have no true "
+                f"centre, so whatever is found there counts as wrong: {', '.join(without)}."
+            )
         pooled = [
             _pooled([(trials.found[number, i], centres[i]) for i in image_ids], max_distance)
             for number in scores.index

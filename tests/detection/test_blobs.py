@@ -15,6 +15,7 @@ from skimage.draw import disk
 from hsc_utils.detection import DetectionSettings, blob_log, detect_cells, match_detections
 from hsc_utils.detection.blobs import METHODS, settings_in_use
 from hsc_utils.detection.matching import agreement
+from hsc_utils.study import DamagedFileError
 
 
 def simulated_field(size=384, count=14, seed=0, noise=0.01):
@@ -174,6 +175,36 @@ def test_rotating_the_image_rotates_the_blobs():
 def test_impossible_input(image, options, message):
     with pytest.raises(ValueError, match=message):
         blob_log(image, **options)
+
+
+@pytest.mark.parametrize("value", [None, "0.2", [1, 2], np.array([1, 2]), 1j, True, np.inf, {}])
+@pytest.mark.parametrize("name", ["threshold", "min_sigma", "max_sigma", "num_sigma", "overlap"])
+def test_a_value_that_is_no_number(name, value):
+    with pytest.raises(ValueError, match=f"^{name} is .*number was expected"):
+        blob_log(np.zeros((30, 30)), **{name: value})
+
+
+@pytest.mark.parametrize(
+    "image",
+    [None, "field.png", [[1, 2], [3]], {}, np.zeros((9, 9), complex), np.full((9, 9), 1e300)],
+    ids=["None", "a path", "ragged", "mapping", "complex", "huge"],
+)
+def test_an_image_that_is_none(image):
+    with pytest.raises(ValueError, match=r"^image "):
+        blob_log(image)
+
+
+@pytest.mark.parametrize("option", [{"max_sigma": 10**9}, {"num_sigma": 10**9}])
+def test_scales_that_no_memory_holds(option):
+    with pytest.raises(ValueError, match="more memory than there is"):
+        blob_log(np.zeros((30, 30)), **option)
+
+
+def test_numbers_of_numpy_are_numbers():
+    image = np.zeros((40, 40))
+    image[18:22, 18:22] = 1
+    given = {"min_sigma": np.float32(2), "max_sigma": np.array(6.0), "num_sigma": np.int64(4)}
+    assert len(blob_log(image, **given, threshold=np.float16(0.1))) == 1
 
 
 def test_a_threshold_that_lets_everything_through():
@@ -338,6 +369,12 @@ def test_the_slice_searched_and_its_polarity():
         ({"overlap": 2}, "overlap <= 1"),
         ({"num_sigma": 0}, "num_sigma"),
         ({"polarity": "grey"}, "polarity"),
+        ({"threshold": None}, "threshold is None, but a finite number"),
+        ({"min_sigma": "7"}, "min_sigma is '7'"),
+        ({"num_sigma": 7.5}, "num_sigma is 7.5, but a whole number"),
+        ({"max_sigma": float("inf")}, "max_sigma is inf"),
+        ({"flatten": "no"}, "flatten is 'no', but true or false"),
+        ({"method": ["log"]}, "method is"),
     ],
 )
 def test_impossible_settings(wrong, message):
@@ -350,6 +387,12 @@ def test_images_of_another_kind():
         detect_cells(np.full((50, 50), np.nan), DetectionSettings())
     with pytest.raises(ValueError, match="shape"):
         detect_cells(np.zeros((50, 50, 4), np.uint8), DetectionSettings())
+    for image in (None, "field.png", [[1, 2], [3]]):
+        with pytest.raises(ValueError, match="must be uint8"):
+            detect_cells(image, DetectionSettings())
+    for wrong in (None, {"threshold": 0.2}):
+        with pytest.raises(ValueError, match="settings must be DetectionSettings"):
+            detect_cells(np.zeros((50, 50), np.uint8), wrong)
 
 
 def test_settings_survive_the_file(tmp_path):
@@ -387,6 +430,49 @@ def test_what_an_earlier_tuning_chose_is_replaced_aloud(tmp_path, capsys):
     DetectionSettings(threshold=0.4).write(path, "tuning")
     assert settings_in_use(path, DetectionSettings()) == DetectionSettings.read(path)
     assert "were replaced (threshold 0.4, tuned 0.2)" in capsys.readouterr().out
+
+
+def test_settings_with_numbers_of_numpy_survive_the_file(tmp_path):
+    chosen = DetectionSettings(threshold=np.float32(0.25), num_sigma=np.int64(5))
+    chosen.write(tmp_path / "detection.json", "hand")
+    assert DetectionSettings.read(tmp_path / "detection.json") == chosen
+
+
+DAMAGED = {"empty": b"", "cut": b'{"method": "lo', "binary": b"\xff\xfe\0", "a list": b"[1, 2]"}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_damaged_settings_are_named_and_made_again(tmp_path, capsys, content):
+    path = tmp_path / "detection.json"
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"detection\.json is empty, cut short or damaged"):
+        DetectionSettings.read(path)
+    assert settings_in_use(path, DetectionSettings()) == DetectionSettings.read(path)
+    said = capsys.readouterr().out
+    assert "detection.json is empty, cut short or damaged" in said
+    assert (tmp_path / "detection.json.damaged").read_bytes() == content
+
+
+@pytest.mark.parametrize("content", ['{"threshold": "high"}', '{"treshold": 0.3}'])
+def test_a_slip_in_settings_set_by_hand_is_not_set_aside(tmp_path, content):
+    path = tmp_path / "detection.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"detection\.json.*threshold|detection\.json.*treshold"):
+        settings_in_use(path, DetectionSettings())
+    assert path.read_text() == content
+    with pytest.raises(FileNotFoundError, match="is no file"):
+        DetectionSettings.read(tmp_path)
+
+
+def test_settings_set_by_hand_that_others_replace_are_kept_beside(tmp_path, capsys):
+    path = tmp_path / "detection.json"
+    own, given = DetectionSettings(threshold=0.33), DetectionSettings(threshold=0.5)
+    own.write(path, "hand")
+    assert settings_in_use(path, given, "hand") == DetectionSettings.read(path) == given
+    assert "were replaced (threshold 0.33, now 0.5)" in capsys.readouterr().out
+    (beside,) = tmp_path.glob("detection.2*.json")
+    assert DetectionSettings.read(beside) == own
+    assert settings_in_use(path, DetectionSettings()) == given
 
 
 def test_real_brightfield_cells():
@@ -461,6 +547,36 @@ def test_nothing_to_match():
     assert np.isnan(match_detections([], [], 5)["f1"])
     with pytest.raises(ValueError, match="max_distance"):
         match_detections([], [], 0)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ([[np.nan, 1.0]], "found holds NaN"),
+        ([[1.0, np.inf]], "found holds NaN or infinite"),
+        ([1.0, 2.0], r"shape \(2,\), but \(N, 2 or more\)"),
+        ([[1.0], [2.0]], r"shape \(2, 1\)"),
+        ([["a", "b"]], "found is .*numbers"),
+        ([[1, 2], [3]], "found is .*numbers"),
+        (None, "found has the shape"),
+    ],
+)
+def test_centres_that_are_none(found, message):
+    with pytest.raises(ValueError, match=message):
+        match_detections(found, [[1, 1]], 5)
+    with pytest.raises(ValueError, match=message.replace("found", "truth")):
+        match_detections([[1, 1]], found, 5)
+
+
+@pytest.mark.parametrize("distance", [None, "5", np.nan, np.inf, -1])
+def test_distances_that_are_none(distance):
+    with pytest.raises(ValueError, match="max_distance"):
+        match_detections([[1, 1]], [[1, 1]], distance)
+    if distance != np.inf:
+        with pytest.raises(ValueError, match="max_sigma_difference"):
+            match_detections([[1, 1, 3]], [[1, 1, 3]], 5, max_sigma_difference=distance)
+    with pytest.raises(ValueError, match="3 or more"):
+        match_detections([[1, 1]], [[1, 1]], 5, max_sigma_difference=1)
 
 
 points = st.lists(st.tuples(st.floats(0, 50), st.floats(0, 50)), max_size=12)

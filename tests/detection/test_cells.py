@@ -1,5 +1,6 @@
 """Patches and their table: from images, and from ready images of single cells."""
 
+import json
 import subprocess
 import sys
 import time
@@ -8,15 +9,17 @@ from unittest.mock import Mock
 import cv2
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_blobs import simulated_field
 
 from hsc_utils import manifest, provenance
-from hsc_utils.detection import cells, import_patches, read_truth, tuning
+from hsc_utils.detection import cells, import_patches, read_patches, read_truth, tuning
 from hsc_utils.detection.blobs import DetectionSettings, detect_cells
-from hsc_utils.files import read_rgb, write_rgb
+from hsc_utils.files import ROOT, read_rgb, write_rgb
+from hsc_utils.study import DamagedFileError
 
 CLASSES = ("A", "B")
 
@@ -40,6 +43,7 @@ def study(tmp_path):
             "height": 256,
             "width": 256,
             "slices": 3,
+            "group": f"day{number // 3}",
             "source": f"{name}/{image_id}.oir",
             "bit_depth": 8,
             "simulated": True,
@@ -67,7 +71,7 @@ def test_patches_are_the_pixels_around_the_cells(study):
 def test_a_cell_is_in_the_subset_of_its_image(study):
     table = cells.extract_cells(study / "prepared", study / "cells", DetectionSettings())
     images = manifest.read_images(study / "prepared").set_index("image_id")
-    for column in ("class", "split"):
+    for column in ("class", "split", "group"):
         assert (table[column] == images[column].loc[table["image_id"]].to_numpy()).all()
     table.loc[0, "split"] = "test" if table.loc[0, "split"] == "train" else "train"
     table.to_csv(study / "cells/cells.csv", index=False)
@@ -198,6 +202,115 @@ def test_images_without_cells(study):
     assert np.load(study / "cells/patches.npy").shape == (len(table), 40, 40, 3)
 
 
+# --- what is missing is said -------------------------------------------------------------
+
+
+def blank(study, *numbers):
+    for number in numbers:
+        write_rgb(
+            study / f"prepared/images/field{number}.png", np.full((256, 256, 3), 90, np.uint8)
+        )
+
+
+def test_a_class_without_cells_is_an_error_that_names_it(study):
+    blank(study, 1, 3, 5)
+    with pytest.raises(ValueError, match=r"any of the 3 images of class B in .*class_names"):
+        cells.extract_cells(study / "prepared", study / "cells", DetectionSettings())
+    assert not (study / "cells/cells.csv").exists()
+
+
+def test_a_class_whose_cells_all_lie_at_the_border_is_an_error_too(study, monkeypatch):
+    images = manifest.read_images(study / "prepared").set_index("image_id")
+    of_a = [read_rgb(study / "prepared" / path) for path in images["path"][images["class"] == "A"]]
+
+    def found(rgb, _settings):
+        inside = any(np.array_equal(rgb, other) for other in of_a)
+        return np.array([[128.0, 128, 9] if not inside else [4.0, 128, 9]])
+
+    monkeypatch.setattr(cells, "detect_cells", found)
+    where = study / "prepared", study / "cells", DetectionSettings(), 40
+    with pytest.raises(ValueError, match=r"class A in .*border='reflect'"):
+        cells.extract_cells(*where)
+    assert set(cells.extract_cells(*where, border="reflect")["class"]) == {"A", "B"}
+
+
+def test_images_and_subsets_without_cells_are_named_each_time(study, capsys):
+    blank(study, 0, 3)
+    for _ in range(2):
+        cells.extract_cells(study / "prepared", study / "cells", DetectionSettings())
+        said = capsys.readouterr().out
+        assert "No cell was found in 2 of 6 images: field0, field3." in said
+        assert "Class A has no cell in the train subset." in said
+        assert "Class B has no cell in the validation subset." in said
+    record = json.loads((study / "cells/provenance.json").read_text())
+    assert record["images_without_cells"] == ["field0", "field3"]
+    assert len(record["fallbacks"]) == 3
+
+
+def test_nothing_is_said_where_nothing_is_missing(study, capsys):
+    cells.extract_cells(study / "prepared", study / "cells", DetectionSettings())
+    assert capsys.readouterr().out == ""
+
+
+# --- the project's own files, damaged ----------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [0, 0.5, 0.9], ids=["empty", "half", "cut at its end"])
+@pytest.mark.parametrize("name", ["provenance.json", "cells.csv", "patches.npy"])
+def test_damaged_results_are_named_set_aside_and_made_again(study, capsys, name, keep):
+    where = study / "prepared", study / "cells", DetectionSettings()
+    first = cells.extract_cells(*where)
+    patches = np.load(study / "cells/patches.npy")
+    path = study / "cells" / name
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+    again = cells.extract_cells(*where)
+    said = capsys.readouterr().out
+    assert name in said
+    assert f"set aside as {name}.damaged" in said
+    assert path.with_name(f"{name}.damaged").exists()
+    pd.testing.assert_frame_equal(again, first, check_dtype=False)
+    np.testing.assert_array_equal(np.load(study / "cells/patches.npy"), patches)
+
+
+@pytest.mark.parametrize("keep", [0, 0.5, 0.99])
+def test_a_damaged_piece_of_an_interrupted_run_is_made_again(study, monkeypatch, capsys, keep):
+    where = study / "prepared", study / "cells", DetectionSettings()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cells, "close_cells", Mock(side_effect=KeyboardInterrupt))
+        cells.extract_cells(*where)
+    piece = next((study / "cells").glob(".pieces-*/field3.npz"))
+    content = piece.read_bytes()
+    piece.write_bytes(content[: int(keep * len(content))])
+    table = cells.extract_cells(*where)
+    assert "field3.npz is damaged and made again" in capsys.readouterr().out
+    fresh = cells.extract_cells(study / "prepared", study / "fresh", DetectionSettings())
+    pd.testing.assert_frame_equal(table, fresh)
+
+
+def test_a_table_somebody_shortened_is_used_and_said(study, capsys):
+    where = study / "prepared", study / "cells", DetectionSettings()
+    first = cells.extract_cells(*where)
+    first[~first["touches"]].drop(index=0).to_csv(study / "cells/cells.csv", index=False)
+    again = cells.extract_cells(*where)
+    assert len(again) < len(first)
+    assert f"has {len(again)} rows, but {len(first)} cells were cut out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((3, 8, 8, 3), np.uint8), np.zeros((99, 8, 8, 3)), np.zeros(99, np.uint8)]
+)
+def test_patches_that_do_not_fit_the_table(study, array):
+    table = cells.extract_cells(study / "prepared", study / "cells", DetectionSettings())
+    assert len(read_patches(study / "cells", table)) == len(table)
+    np.save(study / "cells/patches.npy", array)
+    with pytest.raises(DamagedFileError, match=r"patches\.npy holds .* was expected"):
+        read_patches(study / "cells", table)
+    (study / "cells/patches.npy").unlink()
+    with pytest.raises(FileNotFoundError, match=r"patches\.npy is missing"):
+        read_patches(study / "cells", table)
+
+
 def test_images_that_cannot_be_read(study):
     (study / "prepared/images/field1.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"field1\.png cannot be read"):
@@ -213,11 +326,24 @@ def test_no_cell_anywhere(study):
 
 
 @pytest.mark.parametrize(
-    ("option", "message"), [({"side": 2}, "side"), ({"border": "x"}, "border")]
+    ("option", "message"),
+    [
+        ({"side": 2}, "side"),
+        ({"border": "x"}, "border"),
+        ({"side": 0}, "side is 0 px, but a patch needs at least 8"),
+        ({"side": -64}, "side is -64 px"),
+        ({"side": "64"}, "side is '64', but a whole number"),
+        ({"side": 257}, "side is 257 px, but no image of .* is larger than 256 px"),
+        ({"border": None}, "border is None, but must be one of drop, reflect"),
+        ({"settings": {"threshold": 0.2}}, "settings must be DetectionSettings"),
+    ],
 )
 def test_impossible_options(study, option, message):
+    given = {"settings": DetectionSettings()} | option
     with pytest.raises(ValueError, match=message):
-        cells.extract_cells(study / "prepared", study / "cells", DetectionSettings(), **option)
+        cells.extract_cells(study / "prepared", study / "cells", **given)
+    with pytest.raises(FileNotFoundError, match=r"images\.csv is missing"):
+        cells.extract_cells(study / "absent", study / "cells", DetectionSettings())
 
 
 def test_cells_at_the_border():
@@ -254,6 +380,9 @@ def test_the_side_fits_the_cells():
     sigmas = np.full(200, 10.0)
     assert cells.suggest_side(sigmas) % 8 == 0
     assert cells.suggest_side(sigmas) > 2 * np.sqrt(2) * 10
+    for none in ([], [np.nan, 9], ["a"], [-1], None):
+        with pytest.raises(ValueError, match="sigmas are"):
+            cells.suggest_side(none)
 
 
 def test_png_tree(study):
@@ -268,8 +397,42 @@ def test_png_tree(study):
     # what was exported comes in again as it was
     again = import_patches(study / "cells/png", study / "other/again", side=32)
     assert sorted(again["split"]) == sorted(table["split"])
+    assert again["simulated"].all()
     assert again["image_id"].nunique() == table["image_id"].nunique()
     assert len(np.load(study / "other/again/patches.npy")) == len(table)
+
+
+NAMES_ALIKE = ("CD34+", "CD34-", "CD34+/CD38-", "CD34+%2FCD38-", "NO", "a 'b'", "{x}")
+
+
+def test_names_that_look_alike_stay_apart(tmp_path):
+    """Classes and images whose names differ in signs alone, through a tree of PNGs and back."""
+    rows = [
+        {"cell_id": f"{k}__{n}", "image_id": str(k), "class": name, "split": "train", "group": ""}
+        | {"y": 1, "x": 1, "sigma": 1, "row": 2 * k + n, "touches": False, "simulated": False}
+        for k, name in enumerate(NAMES_ALIKE)
+        for n in range(2)
+    ]
+    (tmp_path / "study/cells").mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(tmp_path / "study/cells/cells.csv", index=False)
+    pixels = np.random.default_rng(0).integers(0, 256, (len(rows), 16, 16, 3), np.uint8)
+    np.save(tmp_path / "study/cells/patches.npy", pixels)
+    tree = cells.export_png(tmp_path / "study/cells")
+    assert len([*(tree / "train").iterdir()]) == len(NAMES_ALIKE)
+    again = import_patches(tree, tmp_path / "other/cells", side=16)
+    assert again.groupby("class").size().tolist() == [2] * len(NAMES_ALIKE)
+    assert again["image_id"].nunique() == len(NAMES_ALIKE)
+    assert again["cell_id"].str.casefold().nunique() == len(rows)
+
+
+def test_an_export_holds_no_cells_of_an_earlier_one(study):
+    where = study / "prepared", study / "cells"
+    cells.extract_cells(*where, DetectionSettings(), side=32)
+    own = cells.export_png(study / "cells") / "train/A/my notes.png"
+    write_rgb(own, np.zeros((9, 9, 3), np.uint8))
+    table = cells.extract_cells(*where, DetectionSettings(), side=96)
+    tree = cells.export_png(study / "cells")
+    assert {path.stem for path in tree.rglob("*.png")} == {*table["cell_id"], "my notes"}
 
 
 # --- truth and tuning --------------------------------------------------------------------
@@ -313,6 +476,83 @@ def test_truth_that_cannot_be_used(study):
         read_truth(study / "points.csv", images)
     with pytest.raises(FileNotFoundError, match="missing"):
         read_truth(study / "absent.csv", images)
+
+
+WRONG_TRUTH = {
+    "a picture": (b"\x89PNG\r\n\x1a\n\xff\xfe", "no column for the image"),
+    "empty": (b"", "cannot be read as a table"),
+    "no rows": (b"image,y,x\n", "has no rows"),
+    "words": (b"image,y,x\nfield0,here,there\n", "something else than numbers in y or x"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), WRONG_TRUTH.values(), ids=WRONG_TRUTH)
+def test_truth_that_is_something_else(study, content, message):
+    (study / "points.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"points\.csv.*{message}"):
+        read_truth(study / "points.csv", manifest.read_images(study / "prepared"))
+
+
+def test_truth_keeps_names_as_written_and_refuses_unclear_ones(study):
+    images = manifest.read_images(study / "prepared").head(3)
+    images = images.assign(image_id=["007", "A__f1", "B__f1"], source=["007.tif", "A/f1", "B/f1"])
+    points = study / "points.csv"
+    points.write_bytes("image,y,x,Fläche µm²\n007,1,2,3\n".encode("latin-1"))
+    assert read_truth(points, images)["image_id"].tolist() == ["007"]
+    points.write_text("image,y,x\n007,1,2\nf1,1,2\n")
+    with pytest.raises(ValueError, match="names 'f1', as several images are called"):
+        read_truth(points, images)
+
+
+def test_scores_say_which_images_have_no_truth(study, capsys):
+    images = manifest.read_images(study / "prepared")
+    trials = tuning.run_trials(images.head(2), study / "prepared", [DetectionSettings()])
+    truth = pd.DataFrame({"image_id": ["field1"], "y": [9.0], "x": [9.0]})
+    tuning.score_trials(trials, truth, 6)
+    assert "1 of the 2 images tried have no true centre" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="None of the 2 images tried has a true centre"):
+        tuning.score_trials(trials, truth.head(0), 6)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "smallest", "message"),
+    [
+        ({}, [8.0], "for no method"),
+        ([0.2], [8.0], "thresholds by method"),
+        ({"log": 0.2}, [8.0], "log: a list of numbers"),
+        ({"log": "0.2"}, [8.0], "log: a list of numbers"),
+        ({"log": []}, [8.0], "log: a list of numbers"),
+        ({"log": [0.2]}, 8.0, "smallest sizes: a list"),
+        ({"log": ["low"]}, [8.0], "threshold is 'low'"),
+        ({"dog": [0.2]}, [8.0], "method is 'log', but thresholds are given for dog"),
+        ({"log": [0.2], "blob": [0.2]}, [8.0], "method is 'blob'"),
+    ],
+)
+def test_grids_that_are_none(thresholds, smallest, message):
+    with pytest.raises(ValueError, match=message):
+        tuning.make_grid(thresholds, smallest, [13.0], DetectionSettings())
+
+
+def test_nothing_to_try(study):
+    images = manifest.read_images(study / "prepared")
+    with pytest.raises(ValueError, match="nothing to try: 0 images"):
+        tuning.run_trials(images.head(0), study / "prepared", [DetectionSettings()])
+
+
+def test_notebook_02_keeps_settings_set_by_hand_and_takes_a_file(study, tmp_path):
+    chosen = study / "cells/detection.json"
+    DetectionSettings(threshold=0.33).write(chosen, "hand")
+    notebook = str(ROOT / "notebooks/02_blob_tuning.ipynb")
+    given = {"study": str(study), "tuning_images": 2, "thresholds": {"log": [0.2, 0.4]}}
+    run = {"progress_bar": False, "cwd": tmp_path}
+    papermill.execute_notebook(notebook, str(tmp_path / "02.ipynb"), given, **run)
+    assert DetectionSettings.read(chosen).threshold == 0.33
+    DetectionSettings(threshold=0.5).write(tmp_path / "mine.json", "hand")
+    given["detection_file"] = str(tmp_path / "mine.json")
+    papermill.execute_notebook(notebook, str(tmp_path / "02.ipynb"), given, **run)
+    assert DetectionSettings.read(chosen).threshold == 0.5
+    record = json.loads((study / "cells/provenance.json").read_text())
+    assert record["parameters"]["detection"]["threshold"] == 0.5
 
 
 def test_tuning_ranks_by_truth_and_without(study):

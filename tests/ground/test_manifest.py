@@ -198,7 +198,7 @@ def prepared(tmp_path):
 
 def cell_table(prepared):
     images = manifest.read_images(prepared).iloc[[0, 0, 1, 2]].reset_index(drop=True)
-    cells = images[["image_id", "class", "split", "simulated"]]
+    cells = images[["image_id", "class", "split", "group", "simulated"]]
     ids = cells["image_id"] + ["__0000", "__0001", "__0000", "__0000"]
     return cells.assign(cell_id=ids, y=1.5, x=2.0, sigma=3.0, row=range(4), touches=False)
 
@@ -251,6 +251,7 @@ def test_cells_are_checked(prepared):
         ("split", 1, "test", "image 007 have more than one split"),
         ("class", 1, "1", "image 007 have more than one class"),
         ("split", 2, "train", r"image NA has another split or class .*images\.csv"),
+        ("group", 3, "2024-01-02", r"image b has another .* group .*images\.csv"),
         ("image_id", 3, "unknown", "image unknown has another split.*not in it"),
         ("cell_id", 1, "007__0000", "cell_id 007__0000 occurs more than once"),
         ("row", 1, 0, "row 0 occurs more than once"),
