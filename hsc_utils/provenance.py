@@ -71,8 +71,11 @@ def dataset_name(*folders: str | Path) -> str:
     """Return the name of the data set, as the first of these folders that was told it recorded."""
     for folder in map(from_root, folders):
         record = folder / "provenance.json"
-        if record.exists() and (name := json.loads(record.read_text()).get("dataset")):
-            return name
+        try:
+            if record.exists() and (name := json.loads(record.read_text()).get("dataset")):
+                return name
+        except (ValueError, AttributeError):
+            return f"unnamed, since {shown_path(record)} is damaged"
     return "unnamed data"
 
 

@@ -5,11 +5,12 @@ The names of the files in a run directory are spelt here and nowhere else.
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import pandas as pd
+from safetensors import safe_open
 
 from hsc_utils.files import from_root, shown_path, write_json
 
@@ -21,6 +22,12 @@ SLICES = tuple(
 IMBALANCE = ("weights", "sampler", "none")
 NORMALISATION = ("training", "imagenet")
 NEVER_RUN = "not trained yet, or interrupted"
+# the largest that each range of the augmentation may be
+_AUGMENTATION = {"flip": 1, "translation": 1, "rotation": 360, "zoom": 0.9}
+
+
+class DamagedFileError(ValueError):
+    """A file that this project wrote is empty, cut short or holds something else."""
 
 
 class Study:
@@ -121,23 +128,27 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
         for name in ("input_size", "batch_size", "max_epochs", "patience", "learning_rate"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # NaN neither
                 raise ValueError(f"{name}: {getattr(self, name)} is not above 0.")
+        for name, most in {"seed": 2**32 - 1, **_AUGMENTATION}.items():
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name}: {getattr(self, name)} is not from 0 to {most}.")
         for name, allowed in (("imbalance", IMBALANCE), ("normalisation", NORMALISATION)):
             if getattr(self, name) not in allowed:
                 raise ValueError(
                     f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}."
                 )
-        if not self.channels or not set(self.channels) <= set(ALL_CHANNELS):
+        seen = set(self.channels)
+        if not seen or not seen <= set(ALL_CHANNELS) or len(seen) < len(self.channels):
             raise ValueError(
                 f"channels: {list(self.channels)} must name one to three of 0 (red), 1 (green) "
-                "and 2 (blue)."
+                "and 2 (blue), each once."
             )
 
     @property
     def augmentation(self) -> dict[str, float]:
         """The ranges that `training.augment` takes."""
-        return {key: getattr(self, key) for key in ("flip", "translation", "rotation", "zoom")}
+        return {key: getattr(self, key) for key in _AUGMENTATION}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,10 +196,10 @@ class RunConfig(TrainingSettings):
     @classmethod
     def read(cls, path: Path) -> "RunConfig":
         """Read what `write` wrote; a file with other entries is refused by their names."""
-        content = json.loads(path.read_text())
+        content = _read_own(path, _read_mapping)
         names = {field.name for field in fields(cls)}
         if odd := sorted(names ^ set(content)):
-            raise ValueError(
+            raise DamagedFileError(
                 f"{shown_path(path)} does not describe a run of this version: it lacks or adds "
                 f"{', '.join(odd)}. Train that model again."
             )
@@ -210,6 +221,8 @@ class Run:
         How the last attempt in batch ended.
     checkpoints : Path
         State of unfinished training.
+    successor : Path
+        Run directory of a model in training that is to replace a finished one.
     """
 
     def __init__(self, directory: str | Path):
@@ -222,6 +235,7 @@ class Run:
         self.record_file = self.directory / "provenance.json"
         self.status_file = self.directory / "status.json"
         self.checkpoints = self.directory / "checkpoints"
+        self.successor = self.directory / "successor"
 
     def __str__(self) -> str:
         return shown_path(self.directory)
@@ -255,48 +269,130 @@ class Run:
 
     @property
     def failure(self) -> str | None:
-        """Why there are no results: the last attempt's reason, or `NEVER_RUN`; None if finished."""
-        return failure_of(self.directory) or (None if self.record_file.exists() else NEVER_RUN)
+        """Why there are no results: the last attempt's reason, `NEVER_RUN`, or a damaged file."""
+        reason = failure_of(self.directory) or (None if self.record_file.exists() else NEVER_RUN)
+        return reason or next(iter(self.damaged(self.weights_file, self.history_file)), None)
 
     def check_finished(self) -> None:
         """Raise FileNotFoundError, naming what is missing, unless all results are there."""
-        missing = [file.name for file in self.results if not file.exists()]
-        if missing:
-            raise FileNotFoundError(
-                f"{self} holds no {missing[0]}: the run is missing or not finished. Train it first "
-                "with notebook 03 (images) or 04 (cells)."
-            )
+        for file in self.results:
+            if not file.exists():
+                raise FileNotFoundError(
+                    f"{self} holds no {file.name}: the run is missing or not finished. Train it "
+                    "first with notebook 03 (images) or 04 (cells)."
+                )
+
+    def damaged(self, *passed_over: Path) -> dict[str, Path]:
+        """Map what is wrong to each result that is there and cannot be read."""
+        found = {}
+        for file in self._readers:
+            if file.exists() and file not in passed_over:
+                try:
+                    self._read(file)
+                except DamagedFileError as error:
+                    found[str(error)] = file
+        return found
+
+    @property
+    def _readers(self) -> dict[Path, Callable]:
+        """How each result is read."""
+        return {
+            self.config_file: RunConfig.read,
+            self.history_file: _read_history,
+            self.predictions_file: pd.read_parquet,
+            self.scores_file: _read_scores,
+            self.weights_file: _check_safetensors,
+            self.record_file: _read_record,
+        }
+
+    def _read(self, file: Path) -> object:
+        if not file.exists():
+            self.check_finished()
+        return _read_own(file, self._readers[file])
 
     @property
     def config(self) -> RunConfig:
         """What the run was trained with."""
-        return RunConfig.read(self.config_file)
+        return self._read(self.config_file)
 
     @property
     def history(self) -> pd.DataFrame:
         """One row an epoch."""
-        return pd.read_csv(self.history_file)
+        return self._read(self.history_file)
 
     @property
     def predictions(self) -> pd.DataFrame:
         """One row a sample: ``id``, ``image_id``, ``class``, ``split``, ``p_<class>`` for each."""
-        return pd.read_parquet(self.predictions_file)
+        return self._read(self.predictions_file)
 
     @property
     def scores(self) -> dict:
-        """By subset, what `metrics.score` gives; the test's with ``intervals``."""
-        return json.loads(self.scores_file.read_text())
+        """By subset, what `metrics.score` gives; that of `judged_on` with ``intervals``."""
+        return self._read(self.scores_file)
+
+    @property
+    def judged_on(self) -> str:
+        """The subset whose scores are reported: ``test``, or ``validation`` if there is none."""
+        return "test" if "test" in self.scores else "validation"
 
     @property
     def record(self) -> dict:
         """The provenance of the results."""
-        return json.loads(self.record_file.read_text())
+        return self._read(self.record_file)
+
+
+def _read_own(path: Path, read: Callable) -> object:
+    """Read a file that this project wrote; a damaged one is named, with what to do."""
+    try:
+        return read(path)
+    except (FileNotFoundError, DamagedFileError):
+        raise
+    except Exception as error:  # the library of each format has its own
+        raise DamagedFileError(
+            f"{shown_path(path)} is empty, cut short or damaged ({type(error).__name__}). Run its "
+            "notebook again: 03 for a model of images, 04 of cells."
+        ) from error
+
+
+def _read_mapping(path: Path) -> dict:
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict):
+        raise TypeError("it holds no mapping")
+    return content
+
+
+def _read_scores(path: Path) -> dict:
+    scores = _read_mapping(path)
+    if not scores:
+        raise KeyError("it holds no score")
+    return scores
+
+
+def _read_record(path: Path) -> dict:
+    record = _read_mapping(path)
+    if absent := {"inputs", "weights", "simulated", "seconds"} - record.keys():
+        raise KeyError(f"it lacks {', '.join(sorted(absent))}")
+    return record
+
+
+def _read_history(path: Path) -> pd.DataFrame:
+    if not path.read_text().endswith("\n"):
+        raise EOFError("its last line is cut")
+    return pd.read_csv(path)
+
+
+def _check_safetensors(path: Path) -> None:
+    with safe_open(path, "np"):  # checks its table of contents against its size
+        pass
 
 
 def failure_of(folder: str | Path) -> str | None:
     """Return why the last attempt in a folder failed (``status.json``), None if it did not."""
     status = Path(folder) / "status.json"
-    return json.loads(status.read_text())["failed"] if status.exists() else None
+    try:
+        return _read_own(status, _read_mapping)["failed"] if status.exists() else None
+    except (DamagedFileError, KeyError):
+        return f"{shown_path(status)} is damaged, so how it ended is unknown: run it again"
 
 
 def tabulate_runs(runs: Iterable[Run]) -> pd.DataFrame:
@@ -307,24 +403,33 @@ def tabulate_runs(runs: Iterable[Run]) -> pd.DataFrame:
     DataFrame
         One row a run, in the order given: ``run`` (a `Run`), ``level``, ``model``, ``seed``,
         ``missing`` (why there are no results; empty for a finished run); and for finished
-        ones ``architecture``, ``channels`` (such as ``0+2``), ``class_names``, ``weights``
-        (those actually used), ``simulated``, ``seconds``, ``pixels`` (SHA-256 of the patches
-        it saw; empty for images), and the test scores.
+        ones ``judged_on`` (the subset scored), ``architecture``, ``channels`` (such as
+        ``0+2``), ``class_names``, ``weights`` (those actually used), ``simulated``,
+        ``seconds``, ``pixels`` (SHA-256 of the patches it saw; empty for images), and the
+        scores.
     """
     rows = []
     for run in runs:
         row = {"run": run, "level": run.level, "model": run.model, "seed": run.seed}
         row["missing"] = run.failure or ""
         if not row["missing"]:
-            config, record, test = run.config, run.record, run.scores["test"]
-            hashes = record["inputs"].items()
-            row |= {
-                "architecture": config.architecture,
-                "channels": "+".join(map(str, config.channels)),
-                "class_names": config.class_names,
-                "pixels": next((sha for name, sha in hashes if name.endswith(".npy")), ""),
-                **{key: record[key] for key in ("weights", "simulated", "seconds")},
-                **{key: value for key, value in test.items() if isinstance(value, float)},
-            }
+            try:
+                row |= _of_finished(run)
+            except FileNotFoundError as error:  # a file of a finished run was taken away
+                row["missing"] = str(error)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _of_finished(run: Run) -> dict[str, object]:
+    config, record, judged_on = run.config, run.record, run.judged_on
+    hashes = record["inputs"].items()
+    return {
+        "judged_on": judged_on,
+        "architecture": config.architecture,
+        "channels": "+".join(map(str, config.channels)),
+        "class_names": config.class_names,
+        "pixels": next((sha for name, sha in hashes if name.endswith(".npy")), ""),
+        **{key: record[key] for key in ("weights", "simulated", "seconds")},
+        **{k: v for k, v in run.scores.get(judged_on, {}).items() if isinstance(v, float)},
+    }

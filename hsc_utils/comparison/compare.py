@@ -8,7 +8,8 @@ import pandas as pd
 from sklearn.metrics import roc_curve
 
 from hsc_utils import metrics
-from hsc_utils.study import SLICES, Study, tabulate_runs
+from hsc_utils.files import shown_path
+from hsc_utils.study import SLICES, Run, Study, tabulate_runs
 
 SCORES = ("auroc", "balanced_accuracy")
 
@@ -33,30 +34,85 @@ def find_runs(study: Study, level: str, models: Sequence[str]) -> pd.DataFrame:
     Raises
     ------
     ComparisonError
-        If a model has no finished run: the message names those that have.
+        If a model has no finished run (the message names those that have), or runs do not
+        belong together (`refuse_mixtures`). Other seeds without results are named in print.
     """
-    runs = {model: study.finished_runs(level, model) for model in models}
-    if absent := [model for model, found in runs.items() if not found]:
-        known = sorted(folder.name for folder in (study.root / "runs" / level).glob("*"))
+    if level not in ("image", "cell"):
+        raise ComparisonError(f"level: {level!r} is not one of image, cell.")
+    models, folder = list(dict.fromkeys(models)), study.root / "runs" / level
+    found = [Run(path) for model in models for path in (folder / model).glob("seed*")]
+    found.sort(key=lambda run: (models.index(run.model), run.seed))
+    reasons = {run: run.failure for run in found}
+    left_out = [f"Left out: {run}: {reason}" for run, reason in reasons.items() if reason]
+    usable = [run for run, reason in reasons.items() if reason is None]
+    if absent := [model for model in models if model not in {run.model for run in usable}]:
+        known = [path.name for path in sorted(folder.glob("*"))]
         finished = [model for model in known if study.finished_runs(level, model)]
         raise ComparisonError(
             f"There is no finished {level} run of {', '.join(absent)}. Finished are: "
             f"{', '.join(finished) or 'none'}. Train the others with notebook 03 (images) or 04 "
-            "(cells), or name other models."
+            "(cells), or name other models (models and ablation in notebook 05). "
+            f"{' '.join(left_out)}".strip()
         )
-    return tabulate_runs(itertools.chain(*runs.values()))
+    print("\n".join(left_out), end="\n" * bool(left_out))
+    table = tabulate_runs(usable)
+    refuse_mixtures(table)
+    return table
+
+
+def refuse_mixtures(runs: pd.DataFrame) -> None:
+    """Refuse no runs at all, and runs that do not belong together, naming two of them.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        From `study.tabulate_runs`; those that are not finished are passed over.
+
+    Raises
+    ------
+    ComparisonError
+        If there is no run, or finished runs lie in several studies, or some learnt from
+        simulated data and others from real.
+    """
+    if runs.empty:
+        raise ComparisonError("No run was given: name at least one model with a finished run.")
+    finished = list(runs[runs["missing"] == ""].itertuples())
+    for one, two in itertools.pairwise(finished):
+        studies = [shown_path(run.run.directory.parents[3]) for run in (one, two)]
+        kinds = ["simulated" if run.simulated else "real" for run in (one, two)]
+        if one.run.directory.parents[3] != two.run.directory.parents[3]:
+            differs = f"lie in two studies, {studies[0]} and {studies[1]}"
+        elif one.simulated != two.simulated:
+            differs = f"learnt from {kinds[0]} and from {kinds[1]} data"
+        else:
+            continue
+        raise ComparisonError(
+            f"{one.run} and {two.run} {differs}: scores on different data do not compare. Give "
+            "runs of one study, trained on the same tables."
+        )
 
 
 def find_runs_on_slices(study: Study, level: str, architecture: str) -> pd.DataFrame:
     """Tabulate, like `find_runs`, one backbone's runs on all slices and on any choice of fewer."""
-    names = [architecture, *(f"{architecture}-slice{subset}" for subset in SLICES)]
-    found = [name for name in names if study.finished_runs(level, name)]
-    return find_runs(study, level, found or [architecture])
+    fewer = [f"{architecture}-slice{subset}" for subset in SLICES]
+    found = [name for name in fewer if study.finished_runs(level, name)]
+    return find_runs(study, level, [architecture, *found])
 
 
 def missing_slices(runs: pd.DataFrame) -> list[str]:
     """Name the subsets of the three slices, such as ``0+2``, that no run has seen."""
     return [subset for subset in SLICES if subset not in set(runs["channels"])]
+
+
+def scored_subset(run: Run, subset: str) -> str:
+    """Return the subset to score: the one asked for, or in print validation for a missing test."""
+    if subset != "test" or run.judged_on == "test":
+        return subset
+    print(
+        f"{run} has no test subset, so its validation subset is used. It also decided when "
+        "training stopped, so scores on it flatter."
+    )
+    return run.judged_on
 
 
 def read_predictions(runs: pd.DataFrame, subset: str = "test") -> list[pd.DataFrame]:
@@ -78,31 +134,72 @@ def read_predictions(runs: pd.DataFrame, subset: str = "test") -> list[pd.DataFr
         If a run is not finished.
     ComparisonError
         If the runs have other levels or classes, did not predict the same samples with the
-        same labels, or saw other pixels of them: the message names the difference.
+        same labels, or saw other pixels of them: the message names the difference. Also if
+        there is nothing to score: no such subset, a single class in it, or damaged numbers.
     """
     _refuse_other_kinds(runs)
     tables = []
-    for run in runs["run"]:
-        table = run.predictions
+    for run, class_names in zip(runs["run"], runs["class_names"], strict=True):
+        table = _checked(run, class_names)
+        subsets = ", ".join(sorted(set(table["split"])))
         table = table[table["split"] == subset].sort_values("id", ignore_index=True)
         if table.empty:
-            raise ComparisonError(f"{run} predicted nothing of subset '{subset}'.")
+            raise ComparisonError(
+                f"{run} predicted nothing of subset '{subset}'. Choose one that it did: {subsets}."
+            )
+        if table["class"].nunique() < 2:
+            raise ComparisonError(
+                f"The {subset} set of {run} holds one class alone, {table['class'].iloc[0]}, which "
+                f"leaves nothing to tell apart. Choose another subset ({subsets}), or add images."
+            )
         tables.append(table)
         if unlike := _unlike(tables[0], table, str(runs["run"].iloc[0]), str(run)):
             raise ComparisonError(
                 f"The {subset} sets of {runs['run'].iloc[0]} and {run} differ: "
                 f"{'; '.join(unlike)}. Train both on the same tables, then compare."
             )
+    _refuse_other_training(runs)
     return tables
+
+
+def _refuse_other_training(runs: pd.DataFrame) -> None:
+    """Refuse runs that tell the same test set but learnt from other samples, or other pixels."""
+    firsts = {}
+    for run in runs["run"]:
+        config = run.config
+        # of images, the pixels are hashed as resized
+        size = config.input_size if config.level == "image" else None
+        first, samples = firsts.setdefault(size, (run, config.samples_sha256))
+        if samples != config.samples_sha256:
+            raise ComparisonError(
+                f"{first} and {run} were trained on two versions of the tables or their pixels, "
+                "though they are tested on the same samples. Train both again, then compare."
+            )
+
+
+def _checked(run: Run, class_names: Sequence[str]) -> pd.DataFrame:
+    """Read a run's predictions; refuse columns, classes or probabilities that cannot be scored."""
+    table, columns = run.predictions, [f"p_{name}" for name in class_names]
+    absent = {"id", "image_id", "class", "split", *columns} - set(table)
+    unknown = set() if absent else set(table["class"]) - set(class_names)
+    if absent or unknown or not np.isfinite(table[columns].to_numpy(float)).all():
+        what = f"lacks {', '.join(sorted(absent))}" if absent else "holds no finite numbers"
+        what = f"holds the classes {', '.join(sorted(map(str, unknown)))}" if unknown else what
+        raise ComparisonError(
+            f"{shown_path(run.predictions_file)} {what}, but its model's classes are "
+            f"{', '.join(class_names)}. Delete it and train that model again."
+        )
+    return table
 
 
 def _refuse_other_kinds(runs: pd.DataFrame) -> None:
     """Refuse unfinished or repeated runs, and other levels, classes or pixels than the first's."""
-    if runs.empty:
-        raise ComparisonError("No run was given: name at least one model with a finished run.")
+    refuse_mixtures(runs)
     first = runs.iloc[0]
     for run in runs.itertuples():
         run.run.check_finished()
+        if run.missing:
+            raise ComparisonError(f"{run.run} cannot be compared: {run.missing}")
         for key in ("level", "class_names"):
             if getattr(run, key) != first[key]:
                 raise ComparisonError(
@@ -215,6 +312,8 @@ def compare(
     averaged = scores.T.groupby(level=["model", "score"], sort=False).mean().T
     whole = scores.iloc[0]
     models = list(scores.columns.unique("model"))
+    if baseline is not None and baseline not in models:
+        raise ComparisonError(f"baseline: {baseline!r} is not one of {', '.join(models)}.")
     if baseline is None:
         pairs = list(itertools.combinations(models, 2))
     else:
@@ -274,8 +373,8 @@ def roc_curves(
     """
     grid = np.linspace(0, 1, 501)
     curves = {}
-    for model, repeats in runs.groupby("model", sort=False):
-        ours = [tables[index] for index in repeats.index]
+    for model in runs["model"].unique():
+        ours = [tables[index] for index in np.flatnonzero(runs["model"] == model)]
         for name in _classes_scored(runs, ours[0]):
             drawn = [roc_curve(t["class"] == name, t[f"p_{name}"]) for t in ours]
             if len(drawn) == 1:

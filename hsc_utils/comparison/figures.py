@@ -47,7 +47,8 @@ def roc_curves(
             line = {"color": colours[model], "linestyle": _LINES[index % len(_LINES)]}
             axes.plot(*curves[model, name], label=label, **line)
         axes.plot([0, 1], [0, 1], color="0.8", linewidth=1, zorder=0)
-        axes.set(title=name, xlabel="False positive rate", aspect="equal")
+        axes.set(xlabel="False positive rate", aspect="equal")
+        axes.set_title(name, parse_math=False)
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         below.set_axis_off()
         small = {"fontsize": 7.5, "title_fontsize": 7.5, "title": "AUROC (interval)"}
@@ -70,8 +71,8 @@ def auroc_bars(table: pd.DataFrame, note: str = "") -> Figure:
         errors = np.abs(ours[["low", "high"]].to_numpy().T - ours["estimate"].to_numpy())
         axes.errorbar(x, ours["estimate"], errors, fmt="none", color="0.15", capsize=2.5, lw=1)
     axes.axhline(0.5, color="0.5", linewidth=1, linestyle=":")
-    names = [score.removeprefix("auroc ").replace("auroc", "mean of classes") for score in scores]
-    axes.set_xticks(range(len(scores)), names)
+    names = ["mean of classes" if s == "auroc" else s.removeprefix("auroc ") for s in scores]
+    axes.set_xticks(range(len(scores)), names, parse_math=False)
     axes.set(ylabel="AUROC, one class against the rest", ylim=(0, 1.02))
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, title="Model")
     return drawing.finish(figure, note)
@@ -81,9 +82,15 @@ def differences(table: pd.DataFrame, note: str = "") -> Figure:
     """Draw paired differences with intervals, a panel a score, filled where p (Holm) < 0.05.
 
     Where there are several seeds, two ticks below each line mark the smallest and the
-    largest difference of one seed.
+    largest difference of one seed. A single model leaves nothing but a sentence to draw.
     """
     rows = table[table["against"] != ""]
+    if rows.empty:
+        figure, axes = drawing.new_figure(size=(8, 1))
+        axes.set_axis_off()
+        text = f"One model, {', '.join(table['model'].unique())}: there is no difference to draw."
+        axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
+        return drawing.finish(figure, note)
     scores = rows["score"].unique()
     pairs = list(dict.fromkeys(zip(rows["model"], rows["against"], strict=True)))
     size = 8, 1.5 + 0.42 * len(pairs)

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from hsc_utils import paper
-from hsc_utils.files import atomic_path, from_root, write_csv
+from hsc_utils.comparison.compare import refuse_mixtures
+from hsc_utils.files import atomic_path, from_caller, from_root, write_csv
 from hsc_utils.provenance import SIMULATED_NOTE
 from hsc_utils.study import Run, tabulate_runs
 
@@ -22,7 +23,8 @@ TITLES = {
     "cell": "Table 2: single cells",
     "slices": "Which slices the model sees (single cells)",
 }
-_COLUMNS = ("level", "model", "seed", *SHOWN_SCORES, "seconds", "weights", "simulated", "missing")
+_COLUMNS = ["level", "model", "seed", "judged_on", *SHOWN_SCORES]
+_COLUMNS += ["seconds", "weights", "simulated", "missing"]
 
 
 def write_tables(folder: str | Path, runs: Iterable[str | Path]) -> None:
@@ -33,10 +35,17 @@ def write_tables(folder: str | Path, runs: Iterable[str | Path]) -> None:
     folder : path
         Written: ``runs.csv``, a CSV for each of `TITLES` with runs, and ``tables.md``.
     runs : iterable of path
-        Run directories, finished or not.
+        Run directories of one study, finished, damaged or not there.
+
+    Raises
+    ------
+    ComparisonError
+        If there are none, or they do not belong together (`refuse_mixtures`).
     """
     folder = from_root(folder)
-    table = tabulate_runs(map(Run, runs)).reindex(columns=_COLUMNS)
+    table = tabulate_runs(map(Run, runs))
+    refuse_mixtures(table)
+    table = table.reindex(columns=_COLUMNS)
     write_csv(folder / "runs.csv", table)
     for name, part in summarise(table).groupby("table"):
         write_csv(folder / f"{name}.csv", part.drop(columns="table"))
@@ -80,16 +89,22 @@ def page(runs: pd.DataFrame) -> str:
     finished = runs[runs["missing"] == ""]
     repeated = len(set(runs["seed"])) > 1
     weights = ", ".join(sorted(set(finished["weights"]))) or "unknown, since no run is finished"
+    subsets = " or ".join(sorted(set(finished["judged_on"]))) or "test"
     paragraphs = ["# Tables 1 and 2: every backbone at both levels"]
     if finished["simulated"].eq(True).any():
         note = f"{SIMULATED_NOTE}: the tables show that the sweep works."
         paragraphs.append(f":::{{warning}}\n{note}\n:::")
     paragraphs.append(
-        "Scores on the test subset: mean ± standard deviation over seeds"
+        f"Scores on the {subsets} subset: mean ± standard deviation over seeds"
         f"{', each seed a training of its own' if repeated else ''}. The best mean is **bold**; "
         "the paper's figures, on its own data, stand beside where its text gives them. Starting "
         f"weights: {weights}."
     )
+    if "validation" in subsets:
+        paragraphs.append(
+            "Where there is no test subset, the validation subset was scored. It also decided when "
+            "training stopped, so those scores flatter."
+        )
     if not repeated:
         paragraphs.append("One seed was trained here, so there is no spread to show.")
     for name, title in TITLES.items():
@@ -144,4 +159,7 @@ def _in_a_cell(reasons: str) -> str:
 
 
 if __name__ == "__main__":
-    write_tables(sys.argv[1], sys.argv[2:])
+    if len(sys.argv) < 3:
+        sys.exit("Give the folder to write, and the run directories: FOLDER RUN…")
+    target, *directories = map(from_caller, sys.argv[1:])
+    write_tables(target, directories)

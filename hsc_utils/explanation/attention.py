@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from hsc_utils import training
 from hsc_utils.explanation import masks
-from hsc_utils.explanation.maps import grad_cam, resize_maps
+from hsc_utils.explanation.maps import grad_cam, resize_maps, same_shapes
 from hsc_utils.files import no_bar
 from hsc_utils.study import Run, RunConfig
 
@@ -44,15 +44,24 @@ def draw_predicted(
     ValueError
         If the run's predictions and the table are of different samples.
     """
+    if per_class < 1:
+        raise ValueError(f"per_class: {per_class} samples of a class leave nothing to explain.")
     key = "cell_id" if "cell_id" in table else "image_id"
     predictions = run.predictions.set_index("id")
     rows = table[table["split"] == subset]
-    unknown = rows.loc[~rows[key].isin(predictions.index), key]
-    if rows.empty or len(unknown):
-        what = f"{len(unknown)} {subset} samples such as {unknown.iloc[0]}" if len(rows) else subset
+    if rows.empty:
         raise ValueError(
-            f"{run} holds no predictions of {what}: it was trained on other tables. Give the "
-            "tables of that run, or train it again."
+            f"The table holds no {subset} sample. Choose a subset that it has: "
+            f"{', '.join(table['split'].unique())}."
+        )
+    known = predictions.reindex(rows[key])
+    labels = ["class", "split"]
+    unlike = (known[labels].to_numpy() != rows[labels].to_numpy()).any(axis=1)
+    if unlike.any():
+        raise ValueError(
+            f"{run} holds no predictions of {unlike.sum()} {subset} samples such as "
+            f"{rows[key][unlike].iloc[0]}, or of another class or subset: it was trained on other "
+            "tables. Give the tables of that run, or train it again."
         )
     drawn = rows.groupby("class", sort=False)[key].apply(
         lambda keys: keys.sample(min(per_class, len(keys)), random_state=seed)
@@ -87,7 +96,12 @@ def inputs_and_targets(
     inputs, targets : Tensor, ndarray
         float32 (N, C, S, S), and int (N,): the class ``predicted``, as an index.
     """
-    targets = drawn["predicted"].map(config.class_names.index).to_numpy()
+    targets = pd.Index(config.class_names).get_indexer(drawn["predicted"])
+    if (targets < 0).any():
+        raise ValueError(
+            f"The class {drawn['predicted'].iloc[targets.argmin()]} was predicted, but the model's "
+            f"are {', '.join(config.class_names)}: give the samples and the model of one run."
+        )
     return training.to_input(pixels, config), targets
 
 
@@ -147,6 +161,7 @@ def cell_numbers(maps: np.ndarray, labels: np.ndarray, inside: np.ndarray) -> pd
     difference, ``pointing`` 1 if the map's highest pixel lies in the cell. All are fractions;
     NaN where the map is zero or there is no cell.
     """
+    same_shapes(maps=maps, labels=labels, inside=inside)
     neighbours = (labels > 0) & ~inside
     mass = maps.sum(axis=(1, 2))
     valid = (mass > 0) & inside.any(axis=(1, 2))
@@ -187,6 +202,7 @@ def measure_images(
         One row an image; also ``excess`` of the share over the area, and ``gini_excess`` of
         the Gini coefficient over that of the moved maps.
     """
+    same_shapes(maps=maps, labels=labels)
     rng = np.random.default_rng(seed)
     rows = []
     for map_, cells in zip(maps, labels, strict=True):

@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from hsc_utils import metrics
-from hsc_utils.explanation.maps import grad_cam, single_precision
+from hsc_utils.explanation.maps import checked_inputs, grad_cam, same_shapes, single_precision
 
 _TOGETHER = 256  # images on the device at once
 
@@ -49,6 +49,10 @@ def scrambled_correlations(
         One row a scrambling, layer (in the order scrambled) and map: ``scrambling``,
         ``layer``, ``image_id``, ``correlation`` (Spearman; NaN where the map is constant).
     """
+    if scramblings < 1 or not len(images):
+        raise ValueError(
+            f"{scramblings} scramblings, {len(images)} images: each must be at least 1."
+        )
     original = grad_cam(model, images, targets, layer)
     tables = []
     for scrambling in range(scramblings):
@@ -105,6 +109,7 @@ def map_correlation(maps: np.ndarray, others: np.ndarray) -> np.ndarray:
 
     NaN where one of the two is constant, which leaves nothing to correlate.
     """
+    same_shapes(maps=maps, others=others)
     ranks = [rankdata(m.reshape(len(m), -1), axis=1) for m in (maps, others)]
     first, second = (r - r.mean(axis=1, keepdims=True) for r in ranks)
     spread = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
@@ -136,7 +141,8 @@ def correlation_by_layer(
     ]
     means = np.divide(*totals, out=np.full_like(totals[0], np.nan), where=totals[1] > 0)
     low, high = np.transpose([metrics.interval(values, 0.95) for values in means])
-    mean = sums.sum(axis=(1, 2)) / counts.sum(axis=(1, 2))
+    total = counts.sum(axis=(1, 2))
+    mean = np.divide(sums.sum(axis=(1, 2)), total, out=np.full(len(total), np.nan), where=total > 0)
     constant = correlations["correlation"].isna().groupby(correlations["layer"]).mean()
     table = pd.DataFrame({"layer": layers, "mean": mean, "low": low, "high": high})
     return table.assign(constant=constant[layers].to_numpy())
@@ -150,7 +156,9 @@ def scrambling_verdict(by_layer: pd.DataFrame) -> str:
     """
     last = by_layer.iloc[-1]
     numbers = f"{last['mean']:+.2f} ({last['low']:+.2f} to {last['high']:+.2f})"
-    if last["high"] < 0.5:
+    if np.isnan([last["low"], last["high"]]).any():
+        end = "too few images to say whether the maps change"
+    elif last["high"] < 0.5:
         end = "the maps change, so they show what was learnt"
     elif last["low"] >= 0.5:
         end = "the maps stay, so they show little of what was learnt"
@@ -200,7 +208,15 @@ def erasure(
         erasing what the map marks than `ELSEWHERE` and `ANOTHER` (``number``), averaged over
         the fractions above 0. Zero maps, which mark nothing, are left out of everything.
     """
-    drawn = drawn.reset_index(drop=True)
+    images, targets = checked_inputs(model, images, targets)
+    same_shapes(maps=maps, images=images[:, 0])
+    if len(drawn) != len(maps) or not len(maps):
+        raise ValueError(
+            f"drawn has {len(drawn)} rows for {len(maps)} maps: one each was expected."
+        )
+    if not np.any(fractions) or min(fractions) < 0 or max(fractions) > 1:
+        raise ValueError(f"fractions: {fractions} must lie from 0 to 1, one at least above 0.")
+    drawn, targets = drawn.reset_index(drop=True), targets.numpy()
     order = erasing_order(maps)
     rng = np.random.default_rng(seed)
     orders = {
@@ -270,7 +286,9 @@ def erasure_verdict(drops: pd.DataFrame) -> list[str]:
     """Say in a sentence for each comparison whether erasing what maps mark costs more."""
     sentences = []
     for row in drops[drops["class"] == "all"].itertuples():
-        if row.low > 0:
+        if np.isnan([row.low, row.high]).any():
+            end = "too few images to say whether it costs more"
+        elif row.low > 0:
             end = "more, beyond the noise of these images"
         elif row.high < 0:
             end = "less: these maps do not mark what the model uses"

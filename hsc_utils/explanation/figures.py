@@ -44,7 +44,7 @@ def _colour_bar(figure: Figure, panels: np.ndarray) -> None:
 
 def _outcomes(examples: pd.DataFrame) -> list[str]:
     """Say of each example its class, what it was taken for, and how surely."""
-    chosen = examples[["class", "predicted", "probability"]]
+    chosen = examples[["class", "predicted", "probability"]].replace(r"\$", r"\\$", regex=True)
     return [
         f"{truth}\n{'correct' if truth == called else f'taken for {called}'}\n(p = {p:.2f})"
         for truth, called, p in chosen.itertuples(index=False)
@@ -130,7 +130,7 @@ def shares(means: pd.DataFrame, pairs: Sequence[tuple[str, str, str]], note: str
             errors = np.abs(ours[["low", "high"]].to_numpy().T - ours["mean"].to_numpy())
             x = np.arange(len(classes)) + place
             axes.errorbar(x, ours["mean"], errors, ls="", capsize=2.5, markersize=5, **look)
-        axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right")
+        axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right", parse_math=False)
         axes.set_title(title, fontsize=9.5)
     panels[0, 0].set_ylabel("0 to 1")
     panels[0, 0].set_ylim(bottom=0)

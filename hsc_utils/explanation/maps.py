@@ -1,6 +1,7 @@
 """Grad-CAM: where in an image the evidence for a class lies."""
 
 import copy
+import operator
 from collections.abc import Sequence
 
 import cv2
@@ -43,7 +44,7 @@ def layer_at_stride(model: nn.Module, stride: int = 32) -> str:
             f"Grad-CAM knows the layers of ResNet and DenseNet, but the model is a "
             f"{type(model).__name__}: pass the name of one of its layers as `layer`."
         )
-    if stride not in stages:
+    if stride not in list(stages):
         raise ValueError(
             f"stride is {stride}; Grad-CAM layers exist at {', '.join(map(str, stages))}."
         )
@@ -64,8 +65,9 @@ def _model_and_layer(model: nn.Module, layer: str | None) -> tuple[nn.Module, nn
         pooling = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
         return nn.Sequential(model.features, relu, *pooling, model.classifier).eval(), relu
     modules = dict(model.named_modules())
-    if layer not in modules:
-        raise ValueError(f"The model has no layer '{layer}'; it has {', '.join(modules)[:300]} …")
+    if layer not in list(modules):
+        known = ", ".join(filter(None, modules))[:300]
+        raise ValueError(f"The model has no layer '{str(layer)[:40]}'; it has {known} …")
     return model, modules[layer]
 
 
@@ -74,6 +76,8 @@ single_precision = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 @single_precision
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
 def grad_cam(
     model: nn.Module,
     images: Tensor,
@@ -110,15 +114,13 @@ def grad_cam(
     Raises
     ------
     ValueError
-        If the model is in training mode, the layer does not exist, or the number of targets
-        is not that of the images.
+        If the model is in training mode or cannot take these images, the layer does not exist
+        or gives no map, or an argument is not as described.
     """
-    if model.training:
-        raise ValueError("Grad-CAM needs the model in eval mode: call model.eval() first.")
-    if len(images) != len(targets):
-        raise ValueError(f"{len(images)} images came with {len(targets)} targets.")
-    weight = next(model.parameters())
-    targets = torch.tensor([int(target) for target in targets])
+    if batch_size < 1:
+        raise ValueError(f"batch_size: {batch_size} is not at least 1.")
+    images, targets = checked_inputs(model, images, targets)
+    weight = next(model.parameters(), images)
     # on a copy: without gradients of the weights, no activation below the layer is kept,
     # and with channels last, convolutions on a processor take up to half the time
     explained, module = _model_and_layer(copy.deepcopy(model), layer)
@@ -129,10 +131,62 @@ def grad_cam(
     for start in tqdm(starts, "Grad-CAM", disable=no_bar(), delay=5):
         part = slice(start, start + batch_size)
         batch = images[part].to(weight.device, weight.dtype, memory_format=torch.channels_last)
-        coarse = captum.attribute(batch, targets[part].to(weight.device), relu_attributions=True)
-        fine = LayerAttribution.interpolate(coarse, images.shape[-2:], "bilinear")
+        picked = targets[part].to(weight.device)
+        try:
+            # cloned, since a tensor made in inference mode can have no gradient
+            coarse = captum.attribute(batch.clone(), picked, relu_attributions=True)
+            fine = LayerAttribution.interpolate(coarse, images.shape[-2:], "bilinear")
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever captum makes of such a layer
+            raise ValueError(
+                f"Layer '{layer}' gives no map ({type(error).__name__}: {str(error)[:80]}). Name "
+                "one whose output has the shape (N, C, H, W) and on which the logits depend."
+            ) from error
         maps[part] = fine[:, 0].detach().cpu().numpy()
     return normalise(maps)
+
+
+def checked_inputs(
+    model: nn.Module, images: Tensor, targets: Sequence[int] | Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return images and targets as tensors, or say why the model cannot be asked about them."""
+    if model.training:
+        raise ValueError("Grad-CAM needs the model in eval mode: call model.eval() first.")
+    try:
+        images = torch.as_tensor(images)
+        targets = torch.tensor([operator.index(target) for target in targets], dtype=torch.long)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            "images and targets: a tensor, and an index of a class for each of its images, were "
+            f"expected ({error})."
+        ) from error
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(
+            f"images are {images.dtype} of shape {tuple(images.shape)}, but floats (N, C, H, W) "
+            "were expected, as training.to_input gives them."
+        )
+    if len(images) != len(targets):
+        raise ValueError(f"{len(images)} images came with {len(targets)} targets.")
+    if len(bad := (~images.isfinite()).flatten(1).any(dim=1).nonzero()):
+        raise ValueError(f"{len(bad)} images hold NaN or infinity, the first is {int(bad[0])}.")
+    weight = next(model.parameters(), images)
+    try:
+        with torch.no_grad():
+            logits = model(images[:1].to(weight.device, weight.dtype))
+        count = logits.shape[1] if logits.isfinite().all() else 0
+    except Exception as error:  # each network has its own
+        raise ValueError(
+            f"The model cannot take images of shape {tuple(images.shape[1:])} "
+            f"({str(error)[:100]}): prepare them with training.to_input, as in training."
+        ) from error
+    if not count:
+        raise ValueError("The model's logits are not finite: its weights are damaged. Train again.")
+    if len(wrong := targets[(targets < 0) | (targets >= count)]):
+        raise ValueError(
+            f"targets: {int(wrong[0])} is no class of the model; its classes are 0 to {count - 1}."
+        )
+    return images, targets
 
 
 def normalise(maps: np.ndarray) -> np.ndarray:
@@ -143,4 +197,15 @@ def normalise(maps: np.ndarray) -> np.ndarray:
 
 def resize_maps(maps: np.ndarray, side: int) -> np.ndarray:
     """Resize maps (N, S, S) linearly to (N, side, side), from the model's input to the patch."""
-    return np.stack([cv2.resize(m, (side, side), interpolation=cv2.INTER_LINEAR) for m in maps])
+    if side < 1 or maps.ndim != 3:
+        raise ValueError(f"Maps {maps.shape} to side {side}: expected (N, S, S) and at least 1.")
+    resized = [cv2.resize(m, (side, side), interpolation=cv2.INTER_LINEAR) for m in maps]
+    return np.array(resized, maps.dtype).reshape(-1, side, side)
+
+
+def same_shapes(**stacks: np.ndarray) -> None:
+    """Refuse stacks of pictures (N, H, W) of different shapes, by name."""
+    shapes = {name: tuple(np.shape(stack)) for name, stack in stacks.items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 3 for shape in shapes.values()):
+        described = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"The same shape (N, H, W) was expected of each of: {described}.")

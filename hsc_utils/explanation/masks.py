@@ -3,6 +3,8 @@
 Only the judging of Grad-CAM uses these; no model ever sees them.
 """
 
+import re
+from collections import defaultdict
 from pathlib import Path
 
 import cv2
@@ -15,8 +17,11 @@ from skimage.filters import threshold_otsu
 from skimage.segmentation import watershed
 
 from hsc_utils import manifest
+from hsc_utils.explanation.maps import same_shapes
 from hsc_utils.files import from_root, shown_path
 from hsc_utils.study import Study
+
+_HASH = re.compile("-[0-9a-f]{8}$")
 
 
 def find_masks(study: Study, cells: pd.DataFrame, masks_dir: str | Path | None) -> Path | None:
@@ -25,6 +30,8 @@ def find_masks(study: Study, cells: pd.DataFrame, masks_dir: str | Path | None) 
     Those are of whole images, so only cells with a place in an image have one.
     """
     if masks_dir is not None:
+        if not from_root(masks_dir).is_dir():
+            raise FileNotFoundError(f"masks_dir: there is no folder {shown_path(masks_dir)}.")
         return from_root(masks_dir)
     own = study.truth / "masks"
     return own if own.is_dir() and cells["y"].notna().all() else None
@@ -61,11 +68,20 @@ def find_labels(
 
 def patch_labels(cells: pd.DataFrame, images: pd.DataFrame, masks: Path, side: int) -> np.ndarray:
     """Cut the windows of patches from label images that lie as the acquisitions did, as PNG."""
-    sources = images.set_index("image_id")["source"]
+    images = images.set_index("image_id")
     labels = np.zeros((len(cells), side, side), np.int32)
     positions = pd.Series(range(len(cells)), cells.index)
     for image_id, ours in cells.groupby("image_id", sort=False):
-        padded = np.pad(read_labels(masks / Path(sources[image_id]).with_suffix(".png")), side)
+        image = images.loc[image_id]
+        path = masks / Path(image["source"]).with_suffix(".png")
+        whole = read_labels(path)
+        if whole.shape != (image["height"], image["width"]):
+            raise ValueError(
+                f"{shown_path(path)} has {whole.shape} pixels and its image "
+                f"({image['height']}, {image['width']}): windows would be cut beside the cells. "
+                "Give masks in the size of the prepared images."
+            )
+        padded = np.pad(whole, side)
         corners = np.rint(ours[["y", "x"]].to_numpy()).astype(int) - side // 2 + side
         for position, (top, left) in zip(positions[ours.index], corners, strict=True):
             labels[position] = padded[top : top + side, left : left + side]
@@ -75,14 +91,27 @@ def patch_labels(cells: pd.DataFrame, images: pd.DataFrame, masks: Path, side: i
 def single_labels(cells: pd.DataFrame, masks: Path, side: int) -> np.ndarray:
     """Read one mask a patch, named as the last part of ``image_id``, at any depth of a folder.
 
-    Masks are mirrored to a square and resized as the patches were, without mixing values; any
+    Of several of that name it is the one below a folder named like the cell's class. Masks are
+    mirrored to a square and resized as the patches were, without mixing values; any
     value above 0 is the cell.
     """
-    found = {path.stem: path for path in sorted(masks.rglob("*.png"))}
+    found = defaultdict(list)
+    for path in sorted(masks.rglob("*.png")):
+        found[re.sub(r"[^A-Za-z0-9._-]", "-", path.stem)].append(path)  # as in an image_id
     labels = np.zeros((len(cells), side, side), np.int32)
-    for position, image_id in enumerate(cells["image_id"]):
+    of_each = cells.reindex(columns=["image_id", "class"]).to_numpy()
+    for position, (image_id, label) in enumerate(of_each):
         name = image_id.split("__")[-1]
-        mask = read_labels(found.get(name, masks / f"{name}.png")) > 0
+        # an image_id that would be another's too ends in a hash
+        named = found[name] or found[_HASH.sub("", name)] or [masks / f"{name}.png"]
+        if len(named) > 1:
+            named = [path for path in named if label in path.parts] or named
+        if len(named) > 1:
+            raise ValueError(
+                f"{shown_path(named[0])} and {shown_path(named[1])} could both be the mask of "
+                f"{image_id}. Put masks into folders named like the classes, one a cell."
+            )
+        mask = read_labels(named[0]) > 0
         longest = max(mask.shape)
         spare = [longest - length for length in mask.shape]
         square = np.pad(mask, [(n // 2, n - n // 2) for n in spare], mode="symmetric")
@@ -102,7 +131,8 @@ def read_labels(path: Path) -> np.ndarray:
         )
     labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if labels is None or labels.ndim != 2:
-        raise ValueError(f"{shown_path(path)} is not a gray label image.")
+        what = "cannot be read" if labels is None else f"has the shape {labels.shape}"
+        raise ValueError(f"{shown_path(path)} is not a gray label image: it {what}.")
     return labels.astype(np.int32)
 
 
@@ -115,6 +145,8 @@ def segment_patches(patches: np.ndarray) -> np.ndarray:
     It is crude: look at it beside the patches before believing a share. The result is that of
     `find_labels`.
     """
+    if patches.ndim != 4 or patches.shape[3] != 3:
+        raise ValueError(f"patches: shape {patches.shape}, but (N, H, W, 3) was expected.")
     labels = np.zeros(patches.shape[:3], np.int32)
     rim = np.ones(patches.shape[1:3], bool)
     rim[3:-3, 3:-3] = False
@@ -149,15 +181,16 @@ def own_masks(labels: np.ndarray) -> np.ndarray:
     return masks
 
 
-def detected(images: pd.DataFrame, cells: pd.DataFrame, size: int) -> np.ndarray:
+def detected(images: pd.DataFrame, cells: pd.DataFrame, pictures: np.ndarray) -> np.ndarray:
     """Draw the detections of images, resized, as discs of radius √2·sigma.
 
     Parameters
     ----------
     images, cells : DataFrame
         Rows of ``images.csv``, and ``cells.csv``.
-    size : int
-        Side of the resized images, pixels.
+    pictures : ndarray
+        uint8 (N, size, size, 3), the images resized. Where cells came ready, without a place
+        in their images, these are segmented instead (`segment_patches`).
 
     Returns
     -------
@@ -165,7 +198,10 @@ def detected(images: pd.DataFrame, cells: pd.DataFrame, size: int) -> np.ndarray
         int32 (N, size, size): 0 outside every disc, otherwise 1 + the row of the nearest
         detection among its image's.
     """
-    labels = np.zeros((len(images), size, size), np.int32)
+    if not cells[["y", "x", "sigma"]].notna().all(axis=None):
+        return segment_patches(pictures)
+    size = pictures.shape[1]
+    labels = np.zeros(pictures.shape[:3], np.int32)
     for drawn, image in zip(labels, images.itertuples(), strict=True):
         ours = cells[cells["image_id"] == image.image_id]
         if len(ours):
@@ -181,6 +217,7 @@ def detected(images: pd.DataFrame, cells: pd.DataFrame, size: int) -> np.ndarray
 
 def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the intersection over union of two stacks of masks, bool (N, H, W) → float (N,)."""
+    same_shapes(first=first, second=second)
     union = (first | second).sum(axis=(1, 2))
     shared = (first & second).sum(axis=(1, 2))
     return np.divide(shared, union, out=np.full(len(first), np.nan), where=union > 0)

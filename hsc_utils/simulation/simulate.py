@@ -20,7 +20,15 @@ from joblib import Parallel, delayed
 from PIL import Image
 from tqdm.auto import tqdm
 
-from hsc_utils.files import atomic_path, from_root, no_bar, shown_path, write_csv, write_json
+from hsc_utils.files import (
+    atomic_path,
+    from_caller,
+    from_root,
+    no_bar,
+    shown_path,
+    write_csv,
+    write_json,
+)
 from hsc_utils.provenance import code_digest
 from hsc_utils.simulation.oir import write_oir
 from hsc_utils.simulation.optics import OBJECTIVE, SPREAD_SIDE, render
@@ -35,6 +43,7 @@ _OF_EVERY_FILE = {
     "pixel_size_um": PIXEL_SIZE_UM,
     "comment": "SIMULATED by hsc_utils.simulate: no microscope and no cell was involved.",
 }
+_UNUSABLE = ("saved twice.oir", "cut short.oir", "notes.txt", "test exposure.oir")
 _CODE = ("simulation.simulate", "simulation.specimen", "simulation.optics", "simulation.oir")
 
 
@@ -122,7 +131,8 @@ def write_demo(
     Raises
     ------
     ValueError
-        If the folder holds a demo made with other settings, or a setting is out of range.
+        If a folder holds a demo made with other settings, or files that the simulator did not
+        make, or if a setting is out of range.
     """
     raw_dir, truth_dir = from_root(raw_dir), from_root(truth_dir)
     if size < SPREAD_SIDE:
@@ -130,42 +140,50 @@ def write_demo(
     rows = plan_demo(counts, days, seed).to_dict("records")
     settings = {"counts": dict(counts), "size": size, "days": days, "seed": seed}
     settings["code_sha256"] = code_digest(*_CODE)
-    anew = _claim(truth_dir, settings)
+    ours = {raw_dir / row["source"] for row in rows}
+    ours |= {(raw_dir / rows[-1]["source"]).with_name(name) for name in _UNUSABLE}
+    anew = _claim(raw_dir, truth_dir, ours, settings)
     missing = [
         row
         for row in rows
         if anew
-        or not (raw_dir / row["source"]).exists()
-        or not _label_path(truth_dir, row["source"]).exists()
+        or not _holds(raw_dir / row["source"])
+        or not _holds(_label_path(truth_dir, row["source"]))
     ]
     jobs = (delayed(write_acquisition)(raw_dir, truth_dir, row, size, seed) for row in missing)
     done = Parallel(workers, return_as="generator")(jobs)
     list(tqdm(done, "simulate", len(missing), unit="acquisition", disable=no_bar()))
     truth_path = truth_dir / "cells.csv"
-    if missing or not truth_path.exists():
-        cells = [draw_cells(row["source"], row["class"], size, seed) for row in rows]
-        write_csv(truth_path, pd.concat(cells))
+    cells = pd.concat([draw_cells(row["source"], row["class"], size, seed) for row in rows])
+    if not truth_path.exists() or truth_path.read_bytes() != cells.to_csv(index=False).encode():
+        write_csv(truth_path, cells)
     _write_unusable(raw_dir, rows[-1], anew)
     # Only now: had the work stopped half way, files of the old code would pass for new ones.
     write_json(truth_dir / "settings.json", settings)
     return pd.read_csv(truth_path)
 
 
+def _holds(path: Path) -> bool:
+    """Tell whether a file is there and not empty, as a power loss can leave it."""
+    return path.exists() and path.stat().st_size > 0
+
+
 def _write_unusable(raw_dir: Path, acquisition: Mapping, anew: bool) -> None:
     """Add what any raw folder holds: a copy, a transfer cut short, a test exposure, and notes."""
     source = raw_dir / acquisition["source"]
     content = source.read_bytes()
+    copy, cut, notes, test = _UNUSABLE
     files = {
-        "saved twice.oir": content,
-        "cut short.oir": content[: 2 * len(content) // 3],
-        "notes.txt": b"Simulated: notes taken beside the microscope\n",
+        copy: content,
+        cut: content[: 2 * len(content) // 3],
+        notes: b"Simulated: notes taken beside the microscope\n",
     }
     for name, written in files.items():
-        if anew or not source.with_name(name).exists():
+        if anew or not _holds(source.with_name(name)):
             with atomic_path(source.with_name(name)) as temporary:
                 temporary.write_bytes(written)
-    exposure = source.with_name("test exposure.oir")
-    if anew or not exposure.exists():
+    exposure = source.with_name(test)
+    if anew or not _holds(exposure):
         write_oir(
             exposure,
             np.full((1, 64, 64), 1000, np.uint16),
@@ -175,28 +193,46 @@ def _write_unusable(raw_dir: Path, acquisition: Mapping, anew: bool) -> None:
         )
 
 
-def _claim(truth_dir: Path, settings: dict) -> bool:
-    """Refuse to mix two demos in one folder; tell whether other code made what is there."""
-    path = truth_dir / "settings.json"
-    if not path.exists():
-        write_json(path, settings)
-    found = json.loads(path.read_text())
-    made_by = found.pop("code_sha256", None)
+def _claim(raw_dir: Path, truth_dir: Path, ours: set[Path], settings: dict) -> bool:
+    """Refuse folders that another demo or anybody else wrote in; tell whether to make all anew."""
+    path, found = truth_dir / "settings.json", {}
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())
+        except ValueError:
+            print(f"{shown_path(path)} is damaged: the demo is made anew.")
     asked = {name: value for name, value in settings.items() if name != "code_sha256"}
-    if differing := [name for name in asked if found.get(name) != asked[name]]:
+    if differing := [name for name in asked if found and found.get(name) != asked[name]]:
         raise ValueError(
             f"{shown_path(truth_dir)} belongs to a demo with other {', '.join(differing)} "
             f"({found}): choose other folders, or delete this one and its raw folder."
         )
-    return made_by != settings["code_sha256"]
+    marked = path.exists()
+    foreign = [
+        file
+        for folder in ([raw_dir] if marked else [raw_dir, truth_dir])
+        for file in sorted(folder.rglob("*"))
+        if not file.is_dir()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and not (marked and file in ours)
+    ]
+    if foreign:
+        raise ValueError(
+            f"{shown_path(foreign[0])} and {len(foreign) - 1} other files were not made by the "
+            "simulator, which writes only into folders of its own. For your own data set "
+            "simulate_demo to false; for the demo choose another study, or an empty folder."
+        )
+    if not found:
+        write_json(path, settings)
+    return found.get("code_sha256") != settings["code_sha256"]
 
 
 def main() -> None:
     """Run `write_demo` from the command line."""
     prog = "python -m hsc_utils.simulation.simulate"
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
-    parser.add_argument("--raw-dir", default="results/demo/raw")
-    parser.add_argument("--truth-dir", default="results/demo/truth")
+    for folder in ("--raw-dir", "--truth-dir"):
+        parser.add_argument(folder, type=from_caller, required=True, help="folder to write")
     for name, count in DEMO_COUNTS.items():
         parser.add_argument(f"--{name.lower()}", type=int, default=count, help="acquisitions")
     parser.add_argument("--size", type=int, default=640, help="side of a field, px")

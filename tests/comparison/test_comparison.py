@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -6,8 +7,10 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.text import Text
 
 from hsc_utils import comparison, metrics
+from hsc_utils.comparison import figures
 from hsc_utils.comparison.compare import SCORES, holm
 from hsc_utils.study import Run, RunConfig, Study, parse_model_name, tabulate_runs
 
@@ -66,8 +69,8 @@ def write_run(
     return run
 
 
-def write_record(run: Run, **inputs: str) -> None:
-    record = {"weights": "none", "simulated": True, "seconds": 1.0, "inputs": inputs}
+def write_record(run: Run, simulated: bool = True, **inputs: str) -> None:
+    record = {"weights": "none", "simulated": simulated, "seconds": 1.0, "inputs": inputs}
     run.record_file.write_text(json.dumps(record))
 
 
@@ -270,6 +273,22 @@ class TestRefusals:
         ):
             comparison.read_predictions(tabulate_runs(runs))
 
+    def test_other_training_samples_of_the_same_test_set(self, tmp_path):
+        table = predictions(1.0, seed=1)
+        hashes, sizes = ("1", "1", "2", "3"), (64, 64, 64, 32)
+        both = list(zip(hashes, sizes, strict=True))
+        for level in ("cell", "image"):
+            runs = [
+                write_run(
+                    tmp_path, f"m{k}", table, level=level, samples_sha256=sha, input_size=size
+                )
+                for k, (sha, size) in enumerate(both)
+            ]
+            with pytest.raises(comparison.ComparisonError, match=r"m0/seed0 and .*m2/seed0 were"):
+                comparison.read_predictions(tabulate_runs(runs[:3]))
+        # images are hashed as each network resized them
+        assert len(comparison.read_predictions(tabulate_runs([runs[0], runs[3]]))) == 2
+
     def test_other_order_is_no_difference(self, tmp_path):
         table = predictions(1.0, seed=1)
         runs = write_run(tmp_path, "a", table), write_run(tmp_path, "b", table.iloc[::-1])
@@ -326,3 +345,123 @@ class TestRefusals:
             comparison.read_predictions(tabulate_runs([]))
         with pytest.raises(comparison.ComparisonError, match="predicted nothing of subset 'tset'"):
             comparison.read_predictions(tabulate_runs([run]), "tset")
+
+    def test_runs_of_two_studies(self, tmp_path):
+        table = predictions(1.0, seed=1)
+        ours = write_run(tmp_path / "lab", "resnet18", table)
+        theirs = write_run(tmp_path / "demo", "resnet50", table)
+        message = r"resnet18/seed0 and .*resnet50/seed0 lie in two studies, .*lab and .*demo"
+        for refuse in (comparison.read_predictions, comparison.refuse_mixtures):
+            with pytest.raises(comparison.ComparisonError, match=message):
+                refuse(tabulate_runs([ours, theirs]))
+
+    def test_simulated_beside_real(self, tmp_path):
+        table = predictions(1.0, seed=1)
+        write_run(tmp_path, "resnet18", table)
+        write_record(write_run(tmp_path, "resnet50", table), simulated=False)
+        message = r"resnet18/seed0 and .*resnet50/seed0 learnt from simulated and from real data"
+        with pytest.raises(comparison.ComparisonError, match=message):
+            comparison.find_runs(Study(tmp_path), "cell", ["resnet18", "resnet50"])
+
+    def test_one_class_alone_and_a_subset_that_is_not_there(self, tmp_path):
+        table = predictions(1.0, seed=1)
+        one = write_run(tmp_path / "a", "resnet18", table[table["class"] == "MPP"])
+        with pytest.raises(comparison.ComparisonError, match="one class alone, MPP"):
+            comparison.read_predictions(tabulate_runs([one]))
+        held = write_run(tmp_path / "b", "resnet18", table.assign(split="validation"))
+        with pytest.raises(comparison.ComparisonError, match="Choose one that it did: validation"):
+            comparison.read_predictions(tabulate_runs([held]), "test")
+
+    def test_without_a_test_subset_the_validation_subset_is_scored_and_said_so(
+        self, tmp_path, capsys
+    ):
+        table = predictions(1.0, seed=1).assign(split="validation")
+        run = write_run(tmp_path, "resnet18", table)
+        run.scores_file.write_text(json.dumps({"validation": {"auroc": 0.5}}))
+        assert comparison.scored_subset(run, "train") == "train"
+        scored = comparison.scored_subset(run, "test")
+        assert scored == "validation" and "scores on it flatter" in capsys.readouterr().out
+        assert len(comparison.read_predictions(tabulate_runs([run]), scored)[0]) == len(table)
+
+    def test_a_misspelt_level_and_baseline(self, tmp_path):
+        run = write_run(tmp_path, "resnet18", predictions(1.0, seed=1))
+        with pytest.raises(comparison.ComparisonError, match="level: 'cells' is not one of image"):
+            comparison.find_runs(Study(tmp_path), "cells", ["resnet18"])
+        _, scores, _ = scored(run, resamples=5)
+        with pytest.raises(comparison.ComparisonError, match="baseline: 'resnet50' is not one of"):
+            comparison.compare(scores, baseline="resnet50")
+
+
+class TestDamagedFiles:
+    """Results cut by a power loss are named, and the other seeds go on."""
+
+    @pytest.mark.parametrize("name", ["config.json", "metrics.json", "provenance.json"])
+    @pytest.mark.parametrize("content", ["", '{"level": "ce', "[1, 2]", "{}"])
+    def test_a_seed_with_a_damaged_file_is_left_out_by_name(self, tmp_path, capsys, name, content):
+        table = predictions(1.0, seed=1)
+        write_run(tmp_path, "resnet18", table)
+        cut = write_run(tmp_path, "resnet18", table, seed=1)
+        (cut.directory / name).write_text(content)
+        runs = comparison.find_runs(Study(tmp_path), "cell", ["resnet18"])
+        assert runs["seed"].tolist() == [0]
+        assert re.search(rf"Left out: .*seed1: .*{name}", capsys.readouterr().out)
+
+    @pytest.mark.parametrize("keep", [0, 40, 900])
+    def test_cut_predictions_are_named_where_no_other_seed_is_left(self, tmp_path, keep):
+        run = write_run(tmp_path, "resnet18", predictions(1.0, seed=1))
+        run.predictions_file.write_bytes(run.predictions_file.read_bytes()[:keep])
+        message = r"no finished cell run of resnet18\. .*predictions\.parquet is .*damaged"
+        with pytest.raises(comparison.ComparisonError, match=message):
+            comparison.find_runs(Study(tmp_path), "cell", ["resnet18"])
+
+    def test_predictions_of_something_else(self, tmp_path):
+        table = predictions(1.0, seed=1)
+        holes = table.assign(p_MPP=table["p_MPP"].mask(table.index == 7))
+        others = {
+            "lacks p_MPP": table.drop(columns="p_MPP"),
+            "lacks class": table.drop(columns="class"),
+            "holds the classes CD34": table.assign(**{"class": "CD34"}),
+            "holds no finite numbers": holes,
+        }
+        for k, (message, other) in enumerate(others.items()):
+            run = write_run(tmp_path, "resnet18", other, seed=k)
+            with pytest.raises(comparison.ComparisonError, match=rf"parquet {message}"):
+                comparison.read_predictions(tabulate_runs([run]))
+
+
+ODD = ["CD34+", "CD34-", "NO", 'mouse\'s "old" $B$ cells', "auroc_high"]
+
+
+def test_classes_with_odd_names_are_compared_and_drawn(tmp_path):
+    names = dict(zip(CLASSES, ODD[2:], strict=True))
+    table = predictions(1.0, seed=1).replace({"class": names})
+    table = table.rename(columns={f"p_{old}": f"p_{new}" for old, new in names.items()})
+    plus_and_minus = table.assign(**{"p_CD34+": 0.0, "p_CD34-": 0.0})
+    odd = table.index % 10
+    for k, name in enumerate(ODD[:2]):
+        plus_and_minus.loc[odd == k, "class"] = name
+    runs, scores, tables = scored(
+        write_run(tmp_path, "resnet18", plus_and_minus, class_names=ODD),
+        write_run(tmp_path, "resnet50", plus_and_minus, class_names=ODD),
+        resamples=20,
+    )
+    assert {name for _, name in comparison.roc_curves(runs, tables)} == set(ODD)
+    compared = comparison.compare(scores)
+    curves = figures.roc_curves(comparison.roc_curves(runs, tables), compared)
+    bars = figures.auroc_bars(compared)
+    for figure, shown in ((curves, ODD), (bars, ["mean of classes", *ODD])):
+        figure.canvas.draw()
+        texts = figure.findobj(Text)
+        assert set(shown) <= {text.get_text() for text in texts}
+        assert not any(text.get_parse_math() for text in texts if "$" in text.get_text())
+
+
+def test_one_run_leaves_a_sentence_instead_of_differences(tmp_path):
+    runs, scores, tables = scored(write_run(tmp_path, "resnet18", predictions(1, 1)), resamples=20)
+    table = comparison.compare(scores)
+    (text,) = figures.differences(table).axes[0].texts
+    assert text.get_text() == "One model, resnet18: there is no difference to draw."
+    alone = comparison.compare(scores, baseline="resnet18")
+    left, right = figures.slices(alone, runs).axes
+    assert len(left.texts) == 6 and len(right.lines) == 1
+    figures.roc_curves(comparison.roc_curves(runs, tables), table)

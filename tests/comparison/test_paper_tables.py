@@ -1,11 +1,14 @@
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hsc_utils import paper
-from hsc_utils.comparison import paper_tables
+from hsc_utils.comparison import ComparisonError, paper_tables
 from hsc_utils.study import Run, RunConfig, parse_model_name, tabulate_runs
 
 
@@ -93,3 +96,52 @@ def test_the_page_sets_the_best_in_bold_and_keeps_its_tables_whole(runs, tmp_pat
     assert "Simulated demo data" in text and "2 of 7 runs are missing" in text
     written = {path.name for path in (tmp_path / "tables").iterdir()}
     assert written == {"runs.csv", "image.csv", "cell.csv", "slices.csv", "tables.md"}
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.json", "provenance.json", "status.json"])
+@pytest.mark.parametrize("content", ["", '{"test": {"auroc": 0.', "[]", "{}"])
+def test_a_damaged_run_is_listed_as_such_and_the_others_are_shown(runs, tmp_path, name, content):
+    (runs[0] / name).write_text(content)
+    paper_tables.write_tables(tmp_path / "tables", runs)
+    rows = pd.read_csv(tmp_path / "tables" / "runs.csv", keep_default_na=False)
+    assert len(rows) == len(runs)
+    assert name in rows["missing"].iloc[0] and rows["auroc"].iloc[0] == ""
+    text = re.sub(" +", " ", (tmp_path / "tables" / "tables.md").read_text())
+    assert "| densenet169 | 1 of 2 |" in text and "3 of 7 runs are missing" in text
+
+
+def test_cut_predictions_count_as_damage_too(runs, tmp_path):
+    Run(runs[4]).predictions_file.write_bytes(b"PAR1")
+    Run(runs[5]).config_file.unlink()
+    paper_tables.write_tables(tmp_path / "tables", runs)
+    rows = pd.read_csv(tmp_path / "tables" / "runs.csv", keep_default_na=False)
+    assert "predictions.parquet is empty, cut short or damaged" in rows["missing"].iloc[4]
+    assert "holds no config.json" in rows["missing"].iloc[5]
+
+
+def test_simulated_beside_real_and_no_runs_are_refused(runs, tmp_path):
+    record = Run(runs[4]).record_file
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"simulated": False}))
+    with pytest.raises(ComparisonError, match="learnt from simulated and from real data"):
+        paper_tables.write_tables(tmp_path / "tables", runs)
+    with pytest.raises(ComparisonError, match="No run was given"):
+        paper_tables.write_tables(tmp_path / "tables", [])
+
+
+def test_the_page_says_where_the_validation_subset_stands_in_for_a_test(runs, tmp_path):
+    for path in runs:
+        if (path / "metrics.json").exists():
+            scores = json.loads((path / "metrics.json").read_text())
+            (path / "metrics.json").write_text(json.dumps({"validation": scores["test"]}))
+    paper_tables.write_tables(tmp_path / "tables", runs)
+    text = re.sub(" +", " ", (tmp_path / "tables" / "tables.md").read_text())
+    assert "Scores on the validation subset" in text and "so those scores flatter" in text
+    assert "| densenet169 | 2 | **0.850 ± 0.071** |" in text
+
+
+def test_the_command_line_means_the_callers_folder_and_says_what_is_missing(runs, tmp_path):
+    command = [sys.executable, "-m", "hsc_utils.comparison.paper_tables", "my tables"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "Give the folder to write, and the run directories" in refused.stderr
+    subprocess.run([*command, "image/densenet169/seed0"], check=True, cwd=tmp_path)
+    assert "0.800" in (tmp_path / "my tables" / "tables.md").read_text()

@@ -5,13 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torchvision.models import DenseNet, ResNet
+from torchvision.models import DenseNet, ResNet, VisionTransformer
 from torchvision.models.resnet import BasicBlock
 
 from hsc_utils import metrics, training
 from hsc_utils.explanation import attention
 from hsc_utils.explanation.maps import grad_cam, layer_at_stride, normalise, resize_maps
-from hsc_utils.study import RunConfig
+from hsc_utils.study import Run, RunConfig
 
 
 def small_densenet() -> DenseNet:
@@ -27,6 +27,24 @@ def small_resnet() -> ResNet:
 @pytest.fixture
 def images() -> torch.Tensor:
     return torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+CONFIG = RunConfig(
+    architecture="resnet18",
+    weights="none",
+    input_size=64,
+    batch_size=8,
+    max_epochs=1,
+    patience=1,
+    learning_rate=1e-3,
+    level="cell",
+    class_names=("a", "b", "c"),
+    weights_used="none",
+    mean=(0.5,) * 3,
+    std=(0.2,) * 3,
+    samples_sha256="",
+    code_sha256="",
+)
 
 
 def enlarged(coarse: torch.Tensor) -> np.ndarray:
@@ -151,26 +169,146 @@ class TestGradCam:
             grad_cam(model.train(), images, [0] * 5)
 
 
+class Detached(nn.Module):
+    """A network whose logits cannot be traced back to its convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(images).detach().mean((2, 3)))
+
+
+class TestCallersMistakes:
+    """One sentence each: what was wrong, what was expected."""
+
+    def test_it_works_where_gradients_are_off(self, images):
+        model = small_resnet()
+        expected = grad_cam(model, images, [0, 1, 2, 1, 0])
+        for off in (torch.inference_mode, torch.no_grad):
+            with off():
+                maps = grad_cam(model, images.clone(), [0, 1, 2, 1, 0])
+            np.testing.assert_allclose(maps, expected, atol=1e-6)
+
+    def test_arrays_are_taken_and_no_image_gives_no_map(self, images):
+        model = small_resnet()
+        expected = grad_cam(model, images, [0, 1, 2, 1, 0])
+        maps = grad_cam(model, images.numpy(), np.array([0, 1, 2, 1, 0]))
+        np.testing.assert_array_equal(maps, expected)
+        assert grad_cam(model, images[:0], []).shape == (0, 64, 64)
+        assert resize_maps(np.zeros((0, 8, 8)), 20).shape == (0, 20, 20)
+
+    @pytest.mark.parametrize(
+        ("change", "targets", "message"),
+        [
+            (lambda x: x, [0, 1, 2, 3, 0], "3 is no class of the model; its classes are 0 to 2"),
+            (lambda x: x, [0, -1, 0, 0, 0], "-1 is no class of the model"),
+            (lambda x: x, ["a"] * 5, "an index of a class for each"),
+            (lambda x: x, None, "an index of a class for each"),
+            (lambda x: x, np.eye(5), "an index of a class for each"),
+            (lambda x: x[0], [0, 1, 2], r"shape \(3, 64, 64\), but floats \(N, C, H, W\)"),
+            (lambda x: (9 * x).byte(), [0] * 5, r"images are torch\.uint8"),
+            (lambda x: x[:, :2], [0] * 5, r"cannot take images of shape \(2, 64, 64\)"),
+            (lambda x: x.where(x < 3, np.nan), [0] * 5, "hold NaN or infinity, the first is"),
+            (lambda x: x.where(x < 3, np.inf), [0] * 5, "hold NaN or infinity, the first is"),
+        ],
+    )
+    def test_images_or_targets(self, images, change, targets, message):
+        with pytest.raises(ValueError, match=message):
+            grad_cam(small_resnet(), change(images), targets)
+
+    @pytest.mark.parametrize("layer", ["fc", "", "avgpool2", None])
+    def test_layers_that_give_no_map(self, images, layer):
+        with pytest.raises(ValueError, match=r"Layer|layer"):
+            grad_cam(Detached().eval() if layer is None else small_resnet(), images, [0] * 5, layer)
+
+    def test_a_layer_that_the_logits_do_not_depend_on(self, images):
+        with pytest.raises(ValueError, match=r"'conv' gives no map .* on which the logits depend"):
+            grad_cam(Detached().eval(), images, [0] * 5, "conv")
+
+    def test_a_model_without_numbers_and_a_transformer_of_another_size(self, images):
+        broken = small_resnet()
+        broken.fc.weight.data.fill_(np.nan)
+        with pytest.raises(ValueError, match="logits are not finite"):
+            grad_cam(broken, images, [0] * 5)
+        transformer = VisionTransformer(32, 16, 1, 2, 8, 8, num_classes=3).eval()
+        with pytest.raises(ValueError, match="Wrong image height"):
+            grad_cam(transformer, images, [0] * 5, "encoder")
+        with pytest.raises(ValueError, match="'encoder' gives no map"):
+            grad_cam(transformer, images[..., :32, :32], [0] * 5, "encoder")
+
+    def test_strides_sizes_and_shapes(self, images):
+        for stride in ("16", [16], None):
+            with pytest.raises(ValueError, match="Grad-CAM layers exist at 32, 16, 8"):
+                layer_at_stride(small_resnet(), stride)
+        with pytest.raises(ValueError, match="batch_size: 0"):
+            grad_cam(small_resnet(), images, [0] * 5, batch_size=0)
+        with pytest.raises(ValueError, match="to side 0"):
+            resize_maps(np.zeros((1, 8, 8)), 0)
+        with pytest.raises(ValueError, match=r"maps \(2, 8, 8\), labels \(2, 8, 9\)"):
+            attention.measure_images(np.zeros((2, 8, 8)), np.zeros((2, 8, 9), int))
+
+
+CD34 = ["CD34+", "CD34-", "NO"]
+
+
+def finished_run(folder, split="test") -> tuple[Run, pd.DataFrame]:
+    """A run that predicted two cells of each class, and the table of these cells."""
+    names = [f"{name}__{k}" for name in CD34 for k in range(2)]
+    cells = pd.DataFrame({"cell_id": names, "class": np.repeat(CD34, 2), "split": split})
+    scores = np.eye(3)[[0, 1, 1, 1, 2, 2]] * 0.8 + 0.1
+    table = cells.rename(columns={"cell_id": "id"})
+    table[[f"p_{name}" for name in CD34]] = scores / scores.sum(axis=1, keepdims=True)
+    run = Run(folder / "runs" / "cell" / "resnet18" / "seed0")
+    run.directory.mkdir(parents=True)
+    table.to_parquet(run.predictions_file)
+    return run, cells
+
+
+class TestDrawing:
+    def test_classes_with_odd_names(self, tmp_path):
+        run, cells = finished_run(tmp_path)
+        drawn = attention.draw_predicted(run, cells, "test", 9)
+        assert drawn["predicted"].tolist() == ["CD34+", "CD34-", "CD34-", "CD34-", "NO", "NO"]
+        assert len(attention.pick_examples(drawn)) == 4
+
+    def test_a_subset_that_is_not_there(self, tmp_path):
+        run, cells = finished_run(tmp_path, split="validation")
+        with pytest.raises(ValueError, match=r"no test sample\. Choose a subset .*: validation"):
+            attention.draw_predicted(run, cells, "test", 9)
+        with pytest.raises(ValueError, match="per_class: 0"):
+            attention.draw_predicted(run, cells, "validation", 0)
+
+    def test_tables_of_another_study(self, tmp_path):
+        run, cells = finished_run(tmp_path)
+        others = {
+            "samples such as other": cells.assign(cell_id="other"),
+            r"1 test samples such as CD34-__0": cells.assign(
+                **{"class": cells["class"].mask(cells.index == 2, "NO")}
+            ),
+        }
+        for message, table in others.items():
+            with pytest.raises(ValueError, match=rf"{message}.* trained on other tables"):
+                attention.draw_predicted(run, table, "test", 9)
+
+    def test_damaged_predictions(self, tmp_path):
+        run, cells = finished_run(tmp_path)
+        for content in (b"", run.predictions_file.read_bytes()[:300]):
+            run.predictions_file.write_bytes(content)
+            with pytest.raises(ValueError, match=r"predictions\.parquet is empty, cut short"):
+                attention.draw_predicted(run, cells, "test", 9)
+
+    def test_predictions_of_a_class_that_the_model_does_not_have(self):
+        drawn = pd.DataFrame({"predicted": ["a", "CD34+"]})
+        with pytest.raises(ValueError, match=r"CD34\+ was predicted, but the model's are a, b"):
+            attention.inputs_and_targets(np.zeros((2, 8, 8, 3), np.uint8), drawn, CONFIG)
+
+
 def test_cells_are_measured_a_few_at_a_time(monkeypatch):
     rng = np.random.default_rng(0)
     patches = rng.integers(0, 255, (7, 40, 40, 3), dtype=np.uint8)
     cells = pd.DataFrame({"row": [6, 0, 3, 2, 5], "predicted": list("abcab")})
-    config = RunConfig(
-        architecture="resnet18",
-        weights="none",
-        input_size=64,
-        batch_size=8,
-        max_epochs=1,
-        patience=1,
-        learning_rate=1e-3,
-        level="cell",
-        class_names=("a", "b", "c"),
-        weights_used="none",
-        mean=(0.5,) * 3,
-        std=(0.2,) * 3,
-        samples_sha256="",
-        code_sha256="",
-    )
     model, layers = small_resnet(), {32: "layer4", 16: "layer3"}
     sizes = []
 
@@ -180,11 +318,11 @@ def test_cells_are_measured_a_few_at_a_time(monkeypatch):
         return (pixels[..., 0] > 99).astype(np.int32)
 
     monkeypatch.setattr(attention, "CELLS_AT_ONCE", 2)
-    table = attention.measure_cells(model, config, patches, cells, layers, find_labels)
+    table = attention.measure_cells(model, CONFIG, patches, cells, layers, find_labels)
     assert sizes == [2, 2, 1] and len(table) == 10
     chosen = patches[cells["row"]]
     inside = chosen[..., 0] > 99
-    inputs = training.to_input(chosen, config)
+    inputs = training.to_input(chosen, CONFIG)
     for stride, layer in layers.items():
         maps = resize_maps(grad_cam(model, inputs, [0, 1, 2, 0, 1], layer), 40)
         expected = attention.cell_numbers(maps, inside.astype(int), inside)

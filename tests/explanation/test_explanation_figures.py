@@ -25,3 +25,18 @@ def test_every_map_has_the_same_scale_and_a_zero_map_says_so():
     assert said == [[], ["no positive evidence"]]
     # nothing of the zero map is coloured
     assert overlays[1].images[1].to_rgba(maps[1])[..., 3].max() == 0
+
+
+def test_classes_with_odd_names_are_written_as_they_are():
+    names = ["CD34+", "CD34-", "NO", 'mouse\'s "old" $B$ cells']
+    rows = [(name, number, 0.5, 0.4, 0.6) for name in names for number in ("share", "area")]
+    means = pd.DataFrame(rows, columns=["class", "number", "mean", "low", "high"])
+    shares = figures.shares(means, [("inside the cell", "share", "area")], NOTE)
+    shares.canvas.draw()
+    assert [tick.get_text() for tick in shares.axes[0].get_xticklabels()] == names
+    examples = pd.DataFrame({"class": names, "predicted": names[::-1], "probability": 0.9})
+    pixels, flat = np.zeros((4, 16, 16, 3), np.uint8), np.zeros((4, 16, 16))
+    figure = figures.cell_examples(examples, pixels, flat, flat > 0, NOTE)
+    figure.canvas.draw()
+    said = [text.get_text() for axes in figure.axes[::5] for text in axes.texts]
+    assert 'mouse\'s "old" \\$B\\$ cells' in said[3] and "taken for NO" in said[1]

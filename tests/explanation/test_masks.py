@@ -22,6 +22,7 @@ def test_windows_of_whole_label_images(tmp_path):
     (tmp_path / "MPP" / "day").mkdir(parents=True)
     cv2.imwrite(str(tmp_path / "MPP" / "day" / "a.png"), labels)
     images = pd.DataFrame({"image_id": ["MPP__day__a"], "source": ["MPP/day/a.oir"]})
+    images["height"], images["width"] = labels.shape
     cells = pd.DataFrame({"image_id": "MPP__day__a", "y": [20.4, 1.0], "x": [30.6, 49.0]})
     found = masks.patch_labels(cells, images, tmp_path, side=8)
     np.testing.assert_array_equal(found[0], labels[16:24, 27:35])
@@ -59,13 +60,17 @@ def test_cells_that_came_alone_have_masks_of_their_own(tmp_path):
 
 def test_masks_are_those_given_or_the_studys_own_where_it_has_them(tmp_path):
     study = Study(tmp_path)
-    placed = pd.DataFrame({"y": [3.0]})
+    placed, given = pd.DataFrame({"y": [3.0]}), tmp_path / "given"
     assert masks.find_masks(study, placed, None) is None
     (tmp_path / "truth" / "masks").mkdir(parents=True)
     assert masks.find_masks(study, placed, None) == tmp_path / "truth" / "masks"
     # cells that came as images of their own were not cut from the study's simulated images
     assert masks.find_masks(study, pd.DataFrame({"y": [np.nan]}), None) is None
-    assert masks.find_masks(study, placed, "data/masks") == ROOT / "data" / "masks"
+    with pytest.raises(FileNotFoundError, match=r"masks_dir: there is no folder .*given"):
+        masks.find_masks(study, placed, given)
+    given.mkdir()
+    assert masks.find_masks(study, placed, given) == given
+    assert masks.find_masks(study, placed, "data") == ROOT / "data"
 
 
 def test_a_missing_mask_is_named(tmp_path):
@@ -90,7 +95,7 @@ def test_detections_become_discs_of_the_nearest_cell():
     cells = pd.DataFrame({"y": [20.0, 20.0], "x": [20.0, 30.0], "sigma": [10 / np.sqrt(2)] * 2})
     cells["image_id"] = "a"
     images = pd.DataFrame({"image_id": ["a", "b"], "height": 60, "width": 60})
-    labels, none = masks.detected(images, cells, 60)
+    labels, none = masks.detected(images, cells, np.zeros((2, 60, 60, 3), np.uint8))
     rows, columns = np.ogrid[:60, :60]
     discs = [(rows - 20) ** 2 + (columns - x) ** 2 <= 100 + 1e-9 for x in (20, 30)]
     np.testing.assert_array_equal(labels > 0, discs[0] | discs[1])
@@ -101,11 +106,55 @@ def test_detections_become_discs_of_the_nearest_cell():
 def test_detections_shrink_with_their_image():
     cells = pd.DataFrame({"image_id": "a", "y": [100.0], "x": [300.0], "sigma": [40.0]})
     images = pd.DataFrame({"image_id": ["a", "b"], "height": 400, "width": 800})
-    small, none = masks.detected(images, cells, 40)
+    small, none = masks.detected(images, cells, np.zeros((2, 40, 40, 3), np.uint8))
     assert not none.any()
     rows, columns = np.indices(small.shape)
     inside = (10 * rows + 4.5 - 100) ** 2 + (20 * columns + 9.5 - 300) ** 2 <= 2 * 40**2
     np.testing.assert_array_equal(small > 0, inside)
+
+
+def test_cells_that_came_ready_have_no_place_so_their_pictures_are_segmented():
+    cells = pd.DataFrame({"image_id": ["a"], "y": np.nan, "x": np.nan, "sigma": np.nan})
+    images = pd.DataFrame({"image_id": ["a", "b"], "height": 64, "width": 64})
+    pictures = np.full((2, 64, 64, 3), 90, np.uint8)
+    pictures[0][disc(64, 32, 32, 15)] = 200
+    labels, none = masks.detected(images, cells, pictures)
+    assert masks.overlap(labels[None] > 0, disc(64, 32, 32, 15)[None])[0] > 0.7
+    assert not none.any()
+
+
+def test_some_cells_without_a_place_do_not_stop_the_others():
+    cells = pd.DataFrame({"image_id": ["a", "b"], "y": [32, np.nan], "x": [32, np.nan]})
+    images = pd.DataFrame({"image_id": ["a"], "height": 64, "width": 64})
+    cells["sigma"] = [8, np.nan]
+    assert masks.detected(images, cells, np.zeros((1, 64, 64, 3), np.uint8)).shape == (1, 64, 64)
+
+
+def test_masks_of_classes_that_sanitise_alike_stay_apart(tmp_path):
+    for folder, size in (("CD34+", 40), ("CD34-", 20)):
+        (tmp_path / folder).mkdir()
+        mask = np.zeros((40, 40), np.uint8)
+        mask[:size] = 255
+        cv2.imwrite(str(tmp_path / folder / "cell 1.png"), mask)
+    cells = pd.DataFrame({"image_id": ["CD34-__cell-1-0123abcd", "CD34-__cell-1"]})
+    cells["class"] = ["CD34+", "CD34-"]
+    found = masks.single_labels(cells, tmp_path, 40)
+    assert found.mean(axis=(1, 2)).tolist() == [1, 0.5]
+    with pytest.raises(ValueError, match=r"could both be the mask of CD34-__cell-1"):
+        masks.single_labels(cells.assign(**{"class": "NO"}), tmp_path, 40)
+
+
+def test_masks_of_another_size_and_patches_of_another_shape(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((20, 30), np.uint8))
+    images = pd.DataFrame({"image_id": ["a"], "source": "a.oir", "height": 40, "width": 60})
+    cells = pd.DataFrame({"image_id": ["a"], "y": 9.0, "x": 9.0})
+    with pytest.raises(ValueError, match=r"\(20, 30\) pixels and its image \(40, 60\)"):
+        masks.patch_labels(cells, images, tmp_path, side=8)
+    with pytest.raises(ValueError, match=r"shape \(2, 8, 8\), but \(N, H, W, 3\)"):
+        masks.segment_patches(np.zeros((2, 8, 8), np.uint8))
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"a\.png is not a gray label image: it cannot be read"):
+        masks.read_labels(tmp_path / "a.png")
 
 
 def test_overlap_by_hand():

@@ -206,3 +206,36 @@ def test_layer_names_match_those_of_grad_cam(images):
         1,
     )
     assert len(table) == 12 * table["layer"].nunique()
+
+
+class TestCallersMistakes:
+    def test_erasure(self):
+        model, corner = corner_model()
+        images, drawn = torch.from_numpy(corner)[None], pd.DataFrame({"class": ["a"]})
+        drawn["image_id"] = "i"
+
+        def erase(targets=(0,), maps=corner, drawn=drawn, fractions=(0, 0.5)):
+            return checks.erasure(model, images, targets, maps, drawn, fractions)
+
+        for message, arguments in {
+            "2 is no class of the model": {"targets": [2]},
+            r"maps \(1, 8, 7\), images \(1, 8, 8\)": {"maps": corner[..., 1:]},
+            "drawn has 2 rows for 1 maps": {"drawn": pd.concat([drawn, drawn])},
+            r"fractions: \(0,\) must": {"fractions": (0,)},
+            r"fractions: \[0.5, 1.5\] must": {"fractions": [0.5, 1.5]},
+        }.items():
+            with pytest.raises(ValueError, match=message):
+                erase(**arguments)
+        assert all("too few images" in said for said in checks.erasure_verdict(erase()[1]))
+
+    def test_scrambling(self, images):
+        arguments = small_densenet(), images, np.zeros(12, int), "features"
+        with pytest.raises(ValueError, match="0 scramblings, 12 images"):
+            checks.scrambled_correlations(*arguments, list("aabbccddeeff"), 0)
+        with pytest.raises(ValueError, match=r"maps \(1, 4, 4\), others \(2, 4, 4\)"):
+            checks.map_correlation(np.zeros((1, 4, 4)), np.zeros((2, 4, 4)))
+        rows = [(0, "fc", "a", np.nan), (0, "fc", "b", np.nan)]
+        table = pd.DataFrame(rows, columns=["scrambling", "layer", "image_id", "correlation"])
+        by_layer = checks.correlation_by_layer(table)
+        assert by_layer["constant"].tolist() == [1]
+        assert "too few images" in checks.scrambling_verdict(by_layer)

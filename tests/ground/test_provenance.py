@@ -1,6 +1,8 @@
 """Writing files so that an interruption leaves nothing torn, and recording what made them."""
 
+import errno
 import json
+import os
 
 import pandas as pd
 import pytest
@@ -16,6 +18,28 @@ def test_interrupted_write_leaves_the_old_file(tmp_path):
         raise KeyboardInterrupt
     assert target.read_text() == "a\n1\n"
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_a_file_lies_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    """Otherwise a power loss after the rename leaves an empty file under the right name."""
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda stream: flushed.append(os.fstat(stream).st_size))
+    with files.atomic_path(tmp_path / "a.bin") as temporary:
+        temporary.write_bytes(b"12345")
+    assert flushed == [5]
+    monkeypatch.setattr(os, "fsync", lambda stream: exec("raise OSError(errno.ENOSPC, '')"))
+    with pytest.raises(OSError, match="is full"):
+        files.write_json(tmp_path / "a.bin", {})
+    assert (tmp_path / "a.bin").read_bytes() == b"12345"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    for target in (tmp_path / "taken" / "a.json", tmp_path / "taken" / "deeper" / "a.json"):
+        with pytest.raises(OSError, match=r"taken.* cannot be written"):
+            files.write_json(target, {})
+    with pytest.raises(OSError, match="change its rights"), files.full_disk_explained(tmp_path):
+        raise OSError(errno.EROFS, "Read-only file system", str(tmp_path / ".a.part"))
 
 
 def test_provenance_names_inputs_by_hash(tmp_path):
@@ -41,6 +65,17 @@ def test_shown_path_hides_the_machine(tmp_path):
     assert files.shown_path("results/demo/a.csv") == "results/demo/a.csv"
     assert files.shown_path(files.ROOT / "data") == "data"
     assert str(tmp_path.parent) not in files.shown_path(tmp_path / "x" / "y.png")
+    # a name in Latin-1 can be printed
+    odd = files.shown_path(os.fsdecode(b"raw/K\xf6rper {1}.png"))
+    assert odd.encode() == rb"raw/K\xf6rper {1}.png"
+
+
+def test_a_path_from_the_caller_is_named_from_the_root_where_it_lies_inside(monkeypatch, tmp_path):
+    monkeypatch.chdir(files.ROOT / "data")
+    assert files.from_caller("../results/a b") == "results/a b"
+    assert files.from_caller(files.ROOT / "book") == "book"
+    monkeypatch.chdir(tmp_path)
+    assert files.from_caller("x") == str(tmp_path / "x")
 
 
 def test_code_digest_sees_what_code_does_and_no_more(tmp_path, monkeypatch):
@@ -66,6 +101,8 @@ def test_the_name_of_the_data_set_comes_from_the_first_folder_that_was_told(tmp_
     folders = [tmp_path / name for name in ("none", "a", "b")]
     assert provenance.dataset_name(*folders) == "mine"
     assert provenance.dataset_name(tmp_path / "a") == "unnamed data"
+    (tmp_path / "a" / "provenance.json").write_text('{"dataset": "mi')
+    assert "a/provenance.json is damaged" in provenance.dataset_name(tmp_path / "a")
 
 
 def test_simulated_data_are_labelled():

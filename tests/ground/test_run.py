@@ -1,10 +1,16 @@
 """Parameters are checked before a notebook starts, and the executed copy is kept."""
 
+import os
+import signal
+import subprocess
+import sys
+
 import nbformat
 import papermill
 import pytest
 
 from hsc_utils import run
+from hsc_utils.files import ROOT
 
 PARAMETERS = """
 # where
@@ -15,6 +21,9 @@ channels: list[int] = [0, 1, 2]  # slices
 truth_csv: str | None = "truth.csv"  # or null
 resume: bool = True  # yes or no
 ranges: dict[str, float] = {"flip": 0.5, "zoom": 0.2}  # likewise
+class_names: list[str] = []  # any
+search: dict = {"image": "mean", "flatten": True, "sizes": [7.0, 8.0], "num": 3}  # likewise
+raw_dir: str | None = None  # folder
 """
 
 
@@ -79,12 +88,80 @@ def test_ill_typed_parameter_is_refused_by_name(notebook, name, value):
         ("truth_csv", "3", "3"),
         ("resume", "false", False),
         ("study", "2024", "2024"),
+        ("study", "NO", "NO"),
+        ("channels", "2", [2]),
+        ("class_names", "[1, 2]", ["1", "2"]),
+        ("class_names", "[007, 1e-4, null, 1:30, 2024-03-04]", None),
+        ("class_names", "[on, Off, ~, 0x1F]", None),
+        ("class_names", "[CD34+, CD34-]", None),
+        ("class_names", "yes", ["yes"]),
+        ("class_names", "*c-kit", ["*c-kit"]),
+        ("class_names", "Lin-, Sca-1+: #2", ["Lin-, Sca-1+: #2"]),
+        ("class_names", "['a, b', c]", ["a, b", "c"]),
+        ("ranges", "{zoom: 1e-1}", {"flip": 0.5, "zoom": 0.1}),
     ],
 )
 def test_command_line_text_becomes_the_declared_type(notebook, name, text, value):
     declared = run.declared_parameters(notebook)
     values = run.parse_command_line_values(declared, [(name, text)])
+    value = text.strip("[]").split(", ") if value is None and name == "class_names" else value
     assert run.check_parameters(declared, values, "-p") == {name: value}
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("class_names: [NO, 007, 1e-4, null, ON]", ["NO", "007", "1e-4", "null", "ON"]),
+        ("class_names: NO", ["NO"]),
+        ("class_names: [CD34+, CD34-, +, -1]", ["CD34+", "CD34-", "+", "-1"]),
+        ("study: 2024-03-04", "2024-03-04"),
+        ("study: 'null'", "null"),
+        ("seed: 010", 10),
+        ("learning_rate: 1e-4", 1e-4),
+        ("learning_rate: 5", 5.0),
+        ("resume: no", False),
+        ("truth_csv: ~", None),
+        ("truth_csv:", None),
+        ("channels: [2, 0]", [2, 0]),
+        (
+            "search: {image: off, flatten: off, sizes: [9, 1e1]}",
+            {"image": "off", "flatten": False, "sizes": [9.0, 10.0], "num": 3},
+        ),
+    ],
+)
+def test_a_configuration_is_taken_as_written(notebook, tmp_path, monkeypatch, written, value):
+    monkeypatch.setattr(run, "NOTEBOOKS_DIR", notebook.parent)
+    config = tmp_path / "c.yaml"
+    config.write_text(f"99_example:\n  {written}\n")
+    assert run.read_config(config, "99_example") == {written.partition(":")[0]: value}
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("study: null", "'study'.*must be str, not None"),
+        ("study: ''", "'study'.*must be str, not ''"),
+        ("class_names: ", "'class_names'.*must be .*, not None"),
+        ("learning_rate: nan", "'learning_rate'.*must be float"),
+        ("learning_rate: .inf", "'learning_rate'.*must be float"),
+        ("seed: 1.5", "'seed'.*must be int"),
+        ("seed: true", "'seed'.*must be int"),
+        ("search: {num: 2.5}", "'num' in 'search' in .* must be int"),
+        ("search: {sizes: [big]}", r"'sizes' in 'search' in .* must be list\[float\]"),
+        ("seed: 1\n  seed: 2", "'seed' stands there twice"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(notebook, tmp_path, monkeypatch, written, said):
+    monkeypatch.setattr(run, "NOTEBOOKS_DIR", notebook.parent)
+    config = tmp_path / "c.yaml"
+    config.write_text(f"99_example:\n  {written}\n")
+    with pytest.raises(run.ParameterError, match=said):
+        run.read_config(config, "99_example")
+
+
+def test_a_word_of_a_few_is_refused_with_the_nearest(capsys):
+    assert run.main(["05_comparison_wang_et_al", "-p", "subset", "tset"]) == 2
+    assert "Unknown subset 'tset'" in capsys.readouterr().err
 
 
 def test_a_mapping_names_only_what_differs(notebook):
@@ -147,6 +224,112 @@ def test_unknown_notebook_and_bad_configuration(tmp_path, capsys):
     config.write_text("04_cell_level_trainin: {}")
     with pytest.raises(run.ParameterError, match="did you mean '04_cell_level_training'"):
         run.read_config(config, "04_cell_level_training")
-    config.write_text("a: [")
-    with pytest.raises(run.ParameterError, match="not valid YAML"):
-        run.read_config(config, "04_cell_level_training")
+    with pytest.raises(run.ParameterError, match="cannot be read"):
+        run.read_config(tmp_path, "04_cell_level_training")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a: [", "not valid YAML"),
+        (b"", "must map notebook names"),
+        (b"\0" * 100, "not valid YAML"),
+        (b"dataset: K\xf6rper", "not valid YAML"),
+        (b"\tstudy: a", "not valid YAML"),
+        (b"workflow: [1]", "must map names to values"),
+        (b"workflow: {seed: [1]}", "did you mean 'seeds'"),
+        (b"workflow: {cores_per_run: {cells: 1}}", "did you mean 'cell'"),
+        # a fault in another section than the one that is run
+        (b"04_cell_level_training: {pacience: 3}", "did you mean 'patience'"),
+        (b"06_grad_cam: {cell_stride: 12}", "known are 32, 16, 8"),
+        (b"study: a\n02_blob_tuning: {study: b}", "several studies: a, b"),
+    ],
+)
+def test_a_damaged_or_wrong_configuration_is_named(tmp_path, capsys, content, said):
+    config = tmp_path / "bad.yaml"
+    config.write_bytes(content)
+    assert run.main(["01_data_preparation", "--config", str(config)]) == 2
+    error = capsys.readouterr().err
+    assert "bad.yaml" in error and said in error
+
+
+@pytest.mark.parametrize("content", [b"", b'{"cells": [', b"\xff\xfe", b"[]", b'{"cells": []}'])
+def test_a_damaged_notebook_is_named(tmp_path, capsys, content):
+    path = tmp_path / "99_cut.ipynb"
+    path.write_bytes(content)
+    assert run.main([str(path)]) == 2
+    assert "99_cut.ipynb is damaged" in capsys.readouterr().err
+
+
+# paths
+
+
+def test_a_path_on_the_command_line_counts_from_the_callers_folder(
+    notebook, tmp_path, monkeypatch, capsys
+):
+    mine = tmp_path / "my lab's {data}"
+    (mine / "raw").mkdir(parents=True)
+    monkeypatch.chdir(mine)
+    assert run.main([str(notebook), "-p", "study", "out {1}", "-p", "raw_dir", "./raw"]) == 0
+    assert (mine / "out {1}" / "seen.txt").exists()
+    assert run.main([str(notebook), "-p", "study", "no", "-p", "raw_dir", "mydata"]) == 2
+    assert "{data}/mydata does not exist" in capsys.readouterr().err
+    assert not (mine / "no").exists(), "nothing is made before the inputs are there"
+    assert run.main([str(notebook), "--config", "my.yaml"]) == 2
+    assert "{data}/my.yaml does not exist" in capsys.readouterr().err
+    monkeypatch.chdir(ROOT / "data")
+    declared = {"raw_dir": (str | None, None)}
+    assert run.main([str(notebook), "-p", "raw_dir", "../none", "-p", "study", str(mine)]) == 2
+    assert "raw_dir: none does not exist" in capsys.readouterr().err
+    assert run.check_parameters(declared, {"raw_dir": "null"}, "-p") == {"raw_dir": None}
+
+
+def test_a_path_in_a_configuration_counts_from_the_repository(tmp_path, monkeypatch, capsys):
+    config = tmp_path / "mine.yaml"
+    config.write_text("study: results/none\n01_data_preparation: {raw_dir: mydata}\n")
+    (tmp_path / "mydata").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run.main(["01_data_preparation", "--config", "mine.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert "mydata does not exist" in error and "repository" in error
+    assert not (ROOT / "results" / "none").exists()
+
+
+# what the machine does
+
+
+def test_an_interruption_is_one_sentence(notebook, tmp_path):
+    slow = nbformat.read(notebook, as_version=4)
+    slow.cells[1].source = "import time\nprint('started', flush=True)\ntime.sleep(60)"
+    nbformat.write(slow, notebook)
+    command = [sys.executable, "-m", "hsc_utils.run", str(notebook), "-p", "study", str(tmp_path)]
+    for wait in (True, False):  # in the notebook, and while the libraries load
+        running = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+            start_new_session=True,
+        )  # fmt: skip
+        if wait:
+            running.stdout.readline()
+        else:
+            with pytest.raises(subprocess.TimeoutExpired):
+                running.wait(0.7)
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+        said = running.communicate(timeout=60)[1]
+        assert said.strip() == "Interrupted; start again to continue."
+        assert running.returncode == 130
+    assert not (tmp_path / notebook.name).with_name(f".{notebook.name}").exists()
+
+
+def test_a_home_that_cannot_be_written_is_no_hindrance(notebook, tmp_path):
+    command = [sys.executable, "-m", "hsc_utils.run", str(notebook), "-p", "study", str(tmp_path)]
+    for home in ("/dev/null", str(tmp_path / "none")):
+        done = subprocess.run(
+            command, env=os.environ | {"HOME": home}, cwd=ROOT, capture_output=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_windows_is_refused_in_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert run.main(["01_data_preparation"]) == 2
+    assert "Windows is not supported" in capsys.readouterr().err

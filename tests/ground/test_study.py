@@ -3,8 +3,10 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import save_file
 
 from hsc_utils.study import (
     NEVER_RUN,
@@ -40,8 +42,9 @@ def finish(run: Run) -> Run:
     """Write the results of a run as training does, with next to nothing in them."""
     run.directory.mkdir(parents=True)
     CONFIG.write(run.config_file)
-    for file in (run.history_file, run.predictions_file, run.weights_file):
-        file.touch()
+    pd.DataFrame({"epoch": [1]}).to_csv(run.history_file, index=False)
+    pd.DataFrame({"id": ["a"]}).to_parquet(run.predictions_file)
+    save_file({"bias": np.zeros(2)}, run.weights_file)
     run.scores_file.write_text(json.dumps({"test": {"auroc": 0.75, "samples": 3}}))
     record = {"inputs": {"cells/patches.npy": "ab"}, "weights": "none", "simulated": True}
     run.record_file.write_text(json.dumps(record | {"seconds": 2.5}))
@@ -109,3 +112,22 @@ def test_runs_side_by_side_finished_or_not(tmp_path):
     assert table["missing"].tolist() == ["", NEVER_RUN]
     assert table.loc[0, ["channels", "pixels", "auroc"]].tolist() == ["0+2", "ab", 0.75]
     assert pd.isna(table.loc[1, "auroc"])
+
+
+@pytest.mark.parametrize("content", ["", "{", "null", "{}"])
+def test_a_status_that_cannot_be_read_is_named(tmp_path, content):
+    run = finish(Study(tmp_path).run("cell", "resnet18", 0))
+    run.status_file.write_text(content)
+    assert "status.json is damaged" in run.failure
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.json", "provenance.json"])
+@pytest.mark.parametrize("content", ["", "{", "null", "\0\0\0"])
+def test_a_damaged_run_is_listed_with_its_reason_and_the_rest_goes_on(tmp_path, name, content):
+    study = Study(tmp_path)
+    runs = [finish(study.run("cell", "resnet18", seed)) for seed in (0, 1)]
+    (runs[0].directory / name).write_text(content)
+    table = tabulate_runs(runs)
+    assert f"seed0/{name} is empty, cut short or damaged" in table.loc[0, "missing"]
+    assert table.loc[1, "missing"] == "" and table.loc[1, "judged_on"] == "test"
+    assert study.finished_runs("cell", "resnet18")[0].seed == 1

@@ -289,3 +289,51 @@ def test_command_line(tmp_path):
     assert "3 acquisitions" in done.stdout
     assert str(tmp_path) not in done.stdout
     assert json.loads((tmp_path / "truth/settings.json").read_text())["seed"] == 4
+
+
+@pytest.mark.parametrize("place", ["raw/MPP/mouse 1/real.oir", "raw/day1.tif", "truth/mine.csv"])
+def test_a_folder_with_other_peoples_files_is_refused_and_left_alone(tmp_path, place):
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).write_bytes(b"of a microscope")
+    (tmp_path / place).with_name("other.oir").write_bytes(b"another")
+    before = digests(tmp_path)
+    with pytest.raises(ValueError, match=r"1 other files were not made .* simulate_demo to false"):
+        tiny(tmp_path)
+    assert digests(tmp_path) == before
+
+
+def test_a_file_that_came_to_a_demo_later_is_refused_but_a_hidden_one_is_not(tmp_path):
+    cells = tiny(tmp_path)
+    (tmp_path / "raw" / "MPP" / ".DS_Store").write_bytes(b"of the system")
+    pd.testing.assert_frame_equal(tiny(tmp_path), cells)
+    (tmp_path / "raw" / "MPP" / "own.oir").write_bytes(b"of a microscope")
+    with pytest.raises(ValueError, match=r"own\.oir and 0 other files were not made"):
+        tiny(tmp_path)
+
+
+def test_a_demo_damaged_by_a_power_loss_is_made_whole(tmp_path, capsys):
+    cells = tiny(tmp_path)
+    before = digests(tmp_path)
+    next((tmp_path / "raw").rglob("field_*.oir")).write_bytes(b"")
+    next((tmp_path / "raw").rglob("cut short.oir")).write_bytes(b"")
+    next((tmp_path / "truth/masks").rglob("*.png")).write_bytes(b"")
+    (tmp_path / "truth/cells.csv").write_text("source,cl")
+    pd.testing.assert_frame_equal(tiny(tmp_path), cells)
+    assert digests(tmp_path) == before
+    (tmp_path / "truth/settings.json").write_text('{"counts": ')
+    tiny(tmp_path)
+    assert "settings.json is damaged: the demo is made anew" in capsys.readouterr().out
+    assert digests(tmp_path) == before
+
+
+def test_the_command_line_has_no_folder_of_its_own_and_means_the_callers(tmp_path):
+    command = [sys.executable, "-m", "hsc_utils.simulation.simulate", "--size", "128"]
+    command += ["--workers", "1", "--lt-hsc", "1", "--st-hsc", "1", "--mpp", "1"]
+    for option in ("--raw-dir", "--truth-dir"):
+        given = [*command, option, "results here"]
+        refused = subprocess.run(given, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert refused.returncode and "arguments are required" in refused.stderr
+    assert not list(tmp_path.iterdir())
+    subprocess.run([*command, "--raw-dir", "r 1", "--truth-dir", "t"], check=True, cwd=tmp_path)
+    assert len(list((tmp_path / "r 1").rglob("field_*.oir"))) == 3
+    assert (tmp_path / "t" / "cells.csv").exists()
