@@ -7,17 +7,23 @@ export PATH
 unexport PYTHONDONTWRITEBYTECODE
 CORES ?= all
 # The uv of the machine if it has one, otherwise one installed into .uv from the lock's hash.
-UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+UV ?= $(if $(shell command -v uv 2>/dev/null),uv,.uv/bin/uv)
+# Caches and Jupyter's notes go beside the project where the home cannot be written.
+ifneq ($(shell test -w "$$HOME" -a -x "$$HOME" && echo yes),yes)
+export HOME := $(shell mkdir -p .home)$(CURDIR)/.home
+endif
 # --logger steps is workflow/snakemake_logger_plugin_steps: a line a step, and no internals.
-SNAKEMAKE = @PYTHONPATH=workflow snakemake --snakefile workflow/Snakefile --cores $(CORES) \
-    --rerun-incomplete --keep-going --logger steps
+# plan.py first: a file that is no YAML would be refused by Snakemake without its name.
+SNAKEMAKE = @python workflow/plan.py workflow/config/$(1).yaml && PYTHONPATH=workflow \
+    snakemake --snakefile workflow/Snakefile --configfile workflow/config/$(1).yaml \
+    --cores $(CORES) --rerun-incomplete --keep-going --logger steps
 BOOK = @echo "The book: results/$(1)/book/index.html"
 
 help:  ## say what each target does
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
 demo: .venv/.ready  ## simulated .oir files -> six notebooks -> the book in results/demo
-	$(SNAKEMAKE) --configfile workflow/config/demo.yaml
+	$(call SNAKEMAKE,demo)
 	$(call BOOK,demo)
 
 test: .venv/.ready  ## every test (set HSC_TEST_DATA to a folder of real images to test on those too)
@@ -27,22 +33,22 @@ lab: .venv/.ready  ## open the notebooks in JupyterLab
 	jupyter lab notebooks
 
 book: .venv/.ready  ## build the demo's book again (runs whatever of the demo is missing)
-	$(SNAKEMAKE) --configfile workflow/config/demo.yaml --forcerun book
+	$(call SNAKEMAKE,demo) --forcerun book
 	$(call BOOK,demo)
 
 paper: .venv/.ready  ## the paper's settings on the paper's data in data/raw: every backbone, both levels
-	$(SNAKEMAKE) --configfile workflow/config/paper.yaml
+	$(call SNAKEMAKE,paper)
 	$(call BOOK,paper)
 
 sweep: .venv/.ready  ## add to the demo's study: three seeds, every subset of slices, tables with a spread
-	$(SNAKEMAKE) --configfile workflow/config/sweep.yaml
+	$(call SNAKEMAKE,sweep)
 	$(call BOOK,demo)
 
 notebooks: .venv/.ready  ## store the demo's outputs in notebooks/ (runs whatever of the demo is missing)
-	$(SNAKEMAKE) --configfile workflow/config/demo.yaml --forcerun store -- store
+	$(call SNAKEMAKE,demo) --forcerun store -- store
 
 unlock: .venv/.ready  ## release the lock that a killed run or a power loss left; then go on
-	$(SNAKEMAKE) --configfile workflow/config/demo.yaml --unlock
+	$(call SNAKEMAKE,demo) --unlock
 
 lint: .venv/.ready  ## check style, notebooks included
 	ruff format --check .
@@ -52,14 +58,17 @@ lock: .venv/.ready  ## pin pyproject.toml's dependencies anew in requirements.tx
 	uv pip compile pyproject.toml --extra test --universal --python-version 3.12 --upgrade --quiet \
 	    --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements.txt
 
-clean:  ## delete the demo's results and caches (keeps .venv and data)
-	rm -rf results/demo .snakemake .pytest_cache .ruff_cache .hypothesis
+# .snakemake stays: it remembers with which settings the results of every study were made.
+clean:  ## delete the demo's results and caches (keeps .venv, data and other studies)
+	rm -rf results/demo .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.venv/.ready: requirements.txt pyproject.toml .python-version | $(UV)
-	$(UV) venv --quiet --allow-existing .venv
-	$(UV) pip sync --quiet --require-hashes requirements.txt
-	$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+# --python: without it uv would change whatever environment is active.
+.venv/.ready: requirements.txt pyproject.toml .python-version | $(filter .uv/bin/uv,$(UV))
+	$(UV) venv --quiet --allow-existing .venv || { echo "Python $$(cat .python-version) is needed, \
+	but is neither here nor could be downloaded: install it, then start again." >&2; exit 1; }
+	$(UV) pip sync --quiet --python .venv --require-hashes requirements.txt
+	$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
 	touch $@
 
 .uv/bin/uv:

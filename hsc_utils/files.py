@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 def from_root(path: str | Path) -> Path:
@@ -25,16 +26,22 @@ def from_root(path: str | Path) -> Path:
     return ROOT / Path(path).expanduser()
 
 
+def from_caller(path: str | Path) -> str:
+    """Anchor a path of the command line at the caller's folder; see `from_root` for the result."""
+    absolute = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - takes .. out
+    return str(absolute.relative_to(ROOT) if absolute.is_relative_to(ROOT) else absolute)
+
+
 def shown_path(path: str | Path) -> str:
     """Name a path for a reader: relative to the repository where it lies inside.
 
     Outside, only the last two parts are shown, so that stored outputs never hold the
-    folders of the machine they were made on.
+    folders of the machine they were made on. Bytes that are no UTF-8 are shown as such.
     """
     absolute = from_root(path)
-    if absolute.is_relative_to(ROOT):
-        return absolute.relative_to(ROOT).as_posix()
-    return Path("…", *absolute.parts[-2:]).as_posix()
+    inside = absolute.is_relative_to(ROOT)
+    shown = absolute.relative_to(ROOT) if inside else Path("…", *absolute.parts[-2:])
+    return os.fsencode(shown.as_posix()).decode(errors="backslashreplace")
 
 
 def no_bar() -> bool | None:
@@ -50,13 +57,13 @@ def no_bar() -> bool | None:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that becomes `path` only on success.
 
-    An interrupted write leaves `path` as it was. The temporary name is fixed, so the
-    next attempt overwrites what a killed one left.
+    An interrupted write, or a power loss, leaves `path` as it was. The temporary name is
+    fixed, so the next attempt overwrites what a killed one left.
 
     Raises
     ------
     OSError
-        If the disk is full, with a message that says what to do.
+        If the disk is full or the folder cannot be written, saying what to do.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.part")
@@ -64,6 +71,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
+            with temporary.open("rb") as stream:  # or a power loss leaves an empty file behind
+                os.fsync(stream.fileno())
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -71,17 +80,23 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def full_disk_explained(folder: str | Path) -> Iterator[None]:
-    """Turn the operating system's "No space left" into what it means and what to do."""
+    """Turn the operating system's words about a folder into what they mean and what to do."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text = (
+                f"The disk of {shown_path(folder)} is full. What is done is kept and nothing is "
+                "torn: make room and run this again"
+            )
+        elif error.errno in _FORBIDDEN and str(error.filename).startswith(str(folder)):
+            text = (
+                f"{shown_path(folder)} cannot be written ({os.strerror(error.errno)}): change its "
+                "rights, or choose another folder"
+            )
+        else:
             raise
-        raise OSError(
-            error.errno,
-            f"The disk of {shown_path(folder)} is full. What is done is kept and nothing is "
-            "torn: make room and run this again",
-        ) from None
+        raise OSError(error.errno, text) from None
 
 
 def reserved_array(path: str | Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -123,7 +138,10 @@ def read_rgb(path: str | Path) -> NDArray[np.uint8]:
     """Read an image file as RGB, uint8 of shape (Y, X, 3)."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     if image is None:
-        raise ValueError(f"{shown_path(path)} cannot be read as an image. Make or copy it again.")
+        raise ValueError(
+            f"{shown_path(path)} cannot be read as an image. Delete it and make it again, or copy "
+            "it again."
+        )
     return image
 
 
@@ -132,3 +150,10 @@ def write_rgb(path: str | Path, rgb: NDArray[np.uint8]) -> None:
     _, encoded = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR))
     with atomic_path(path) as temporary:
         temporary.write_bytes(encoded.tobytes())
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """Rename a damaged file to ``<name>.damaged``, so that it can be made again, and say why."""
+    aside = path.with_name(f"{path.name}.damaged")
+    path.replace(aside)
+    print(f"{reason} It is set aside as {aside.name}.", flush=True)

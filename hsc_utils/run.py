@@ -8,27 +8,72 @@ Papermill alone accepts a misspelt parameter without a word; here it is an error
 import argparse
 import ast
 import difflib
+import json
 import logging
 import os
+import signal
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import get_args
+from typing import get_args, get_origin
 
-import nbformat
-import papermill
+INTERRUPTED = 130
+
+
+def interrupted() -> int:
+    """Say in one sentence that the user interrupted; return the exit status of that."""
+    print("\nInterrupted; start again to continue.", file=sys.stderr, flush=True)
+    return INTERRUPTED
+
+
+def use_writable_home() -> None:
+    """Give Jupyter, IPython and Matplotlib a home for this run if the user's cannot be written."""
+    home = Path(os.environ.get("HOME", "/"))
+    if not os.access(home, os.W_OK | os.X_OK):
+        os.environ["HOME"] = tempfile.mkdtemp(prefix="home-")
+        if (weights := home / ".cache" / "torch").is_dir():
+            os.environ.setdefault("TORCH_HOME", str(weights))  # downloaded ones can still be read
+
+
+if __name__ == "__main__":  # before the libraries, which take seconds to load and look for a home
+    use_writable_home()
+    signal.signal(signal.SIGINT, lambda *_: os._exit(interrupted()))
+
+import lazy_loader
 import pydantic
 import yaml
 
-from hsc_utils.files import ROOT, from_root, shown_path
-from hsc_utils.study import Study, model_name
+from hsc_utils.files import ROOT, from_caller, from_root, shown_path
+from hsc_utils.study import IMBALANCE, NORMALISATION, Study, model_name
 
+papermill = lazy_loader.load("papermill")  # takes seconds, and checking needs none of it
 NOTEBOOKS_DIR = ROOT / "notebooks"
 
-# What a configuration file holds beside the notebooks' sections: the study, a parameter of every
-# notebook, and a section for workflow/Snakefile.
-_SHARED = {"study", "workflow"}
+# The section of a configuration file for workflow/Snakefile, as `declared_parameters` gives it.
+WORKFLOW = {
+    "seeds": (list[int], [0]),
+    "image_models": (list[str], []),
+    "cell_models": (list[str], []),
+    "slices": (str | None, None),
+    "cores_per_run": (dict, {"image": 1, "cell": 1, "explain": 1}),
+    "gpus_per_run": (int, 0),
+}
+# What parameters may say that are one word of a few, in every notebook.
+CHOICES = {
+    "small_classes": ("error", "train"),
+    "method": ("log", "dog", "doh"),
+    "border": ("drop", "reflect"),
+    "imbalance": IMBALANCE,
+    "normalisation": NORMALISATION,
+    "level": ("cell", "image"),
+    "subset": ("train", "validation", "test"),
+    "cell_stride": (32, 16, 8),
+    "image_stride": (32, 16, 8),
+}
+# Parameters that name a file or folder; all but the study must be there when a notebook starts.
+INPUTS = ("raw_dir", "truth_csv", "ready_cells_dir", "masks_dir", "detection_file")
 # Where a notebook writes, as an attribute of the study; 03 and 04 write run directories.
 _FOLDERS = {"01": "prepared", "02": "cells", "05": "comparison", "06": "grad_cam"}
 _LEVELS = {"03": "image", "04": "cell"}
@@ -62,17 +107,28 @@ def declared_parameters(notebook: Path) -> dict[str, tuple[type, object]]:
     -------
     dict
         Name to ``(type, default)``, in the order of the cell.
+
+    Raises
+    ------
+    ParameterError
+        If the file is no notebook, or has no such cell.
     """
-    cells = nbformat.read(notebook, as_version=4).cells
-    source = next(c.source for c in cells if "parameters" in c.metadata.get("tags", []))
-    return {
-        statement.target.id: (
-            eval(ast.unparse(statement.annotation), {"__builtins__": {}}, _TYPES),
-            ast.literal_eval(statement.value),
-        )
-        for statement in ast.parse(source).body
-        if isinstance(statement, ast.AnnAssign)
-    }
+    try:
+        cells = json.loads(notebook.read_text())["cells"]
+        source = next(c["source"] for c in cells if "parameters" in c["metadata"].get("tags", []))
+        return {
+            statement.target.id: (
+                eval(ast.unparse(statement.annotation), {"__builtins__": {}}, _TYPES),
+                ast.literal_eval(statement.value),
+            )
+            for statement in ast.parse("".join(source)).body
+            if isinstance(statement, ast.AnnAssign)
+        }
+    except (ValueError, LookupError, TypeError, StopIteration, SyntaxError) as error:
+        raise ParameterError(
+            f"{shown_path(notebook)} is damaged: it holds no cell of parameters that can be read "
+            f"({type(error).__name__}). Take it again from the repository (git checkout)."
+        ) from error
 
 
 def check_parameters(
@@ -85,8 +141,9 @@ def check_parameters(
     declared : mapping
         From `declared_parameters`.
     given : mapping
-        Name to value; text is converted where the declared type allows (``"1e-4"``). A
-        mapping need name only the entries that differ from the default's.
+        Name to value; text, alone or in a list, is taken as written and converted where the
+        declared type allows (``"1e-4"``). A mapping need name only the entries that differ
+        from the default's, and a list of one need be no list.
     where : str
         Where the values were given, for the message.
 
@@ -100,25 +157,50 @@ def check_parameters(
         if name not in declared:
             raise ParameterError(f"Unknown parameter {name!r} in {where}{_nearest(name, declared)}")
         expected, default = declared[name]
-        if isinstance(value, Mapping) and isinstance(default, Mapping) and default:
+        kinds = (expected, *get_args(expected))
+        if NoneType in kinds and value in ("", "null", "None", "~"):
+            value = None
+        elif expected is object and isinstance(value, str):
+            value = yaml.safe_load(value)  # nothing tells what it should be
+        elif isinstance(value, str) and value and list in map(get_origin, kinds):
+            value = [value]
+        elif isinstance(value, Mapping) and isinstance(default, Mapping) and default:
             for entry in value:
                 if entry not in default:
                     raise ParameterError(
                         f"Unknown entry {entry!r} of {name!r} in {where}{_nearest(entry, default)}"
                     )
-            value = {**default, **value}
+            entries = {entry: (_type_of(usual), usual) for entry, usual in default.items()}
+            value = default | check_parameters(entries, value, f"{name!r} in {where}")
         try:
-            # Strict, except for text: YAML reads 1e-4 as text.
-            checked[name] = pydantic.TypeAdapter(expected).validate_python(
-                value, strict=not isinstance(value, str)
-            )
-        except pydantic.ValidationError as error:
+            if value == "":
+                raise ValueError("nothing stands there")
+            # Strict, except for text: a file and the command line hold nothing else.
+            checked[name] = pydantic.TypeAdapter(
+                expected, config=pydantic.ConfigDict(allow_inf_nan=False)
+            ).validate_python(value, strict=not _is_text(value))
+        except ValueError as error:
             type_name = getattr(expected, "__name__", None)
             type_name = str(expected) if get_args(expected) or not type_name else type_name
             raise ParameterError(
                 f"Parameter {name!r} in {where} must be {type_name}, not {value!r}."
             ) from error
+        if name in CHOICES and checked[name] not in CHOICES[name]:
+            known = ", ".join(map(str, CHOICES[name]))
+            raise ParameterError(f"Unknown {name} {value!r} in {where}; known are {known}.")
     return checked
+
+
+def _type_of(value: object) -> type:
+    """Return the type of an entry of a mapping, as its default shows it."""
+    if isinstance(value, list):
+        return list[type(value[0]) if value else str]
+    return object if value is None else type(value)
+
+
+def _is_text(value: object) -> bool:
+    """Tell what was written from what a program gave."""
+    return all(isinstance(v, str) for v in (value if isinstance(value, list) else [value]))
 
 
 def _nearest(name: str, known: Sequence[str] | Mapping) -> str:
@@ -127,48 +209,119 @@ def _nearest(name: str, known: Sequence[str] | Mapping) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}."
 
 
-def read_config(path: str | Path, notebook: str) -> dict[str, object]:
-    """Return one notebook's section of a configuration file, with the file's ``study``.
+class _AsWritten(yaml.SafeLoader):
+    """Reads YAML without guessing: NO, 007 and 1e-4 stay text, and no name may come twice."""
+
+    yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}  # noqa: RUF012
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [key.value for key, _ in node.value]
+        if again := next((name for name in names if names.count(name) > 1), None):
+            raise yaml.constructor.ConstructorError(
+                "", None, f"{again!r} stands there twice", node.start_mark
+            )
+        # Alone, an empty value or null is none; in a list it is a name like any other.
+        empty = [
+            key.value
+            for key, value in node.value
+            if isinstance(value, yaml.ScalarNode)
+            and value.style is None
+            and value.value in ("", "~", "null", "Null", "NULL")
+        ]
+        mapping = super().construct_mapping(node, deep)
+        return {key: None if key in empty else value for key, value in mapping.items()}
+
+
+def read_sections(path: str | Path) -> dict[str, object]:
+    """Check a whole configuration file and return what it holds.
+
+    Parameters
+    ----------
+    path : path
+        The file; a relative one is anchored at the repository root.
+
+    Returns
+    -------
+    dict
+        ``study``, if the file names one, and by section the parameters given, converted.
 
     Raises
     ------
     ParameterError
-        If the file is missing, is no YAML mapping, or has a section of unknown name.
+        If the file is missing, cannot be read or is no YAML mapping, if a section or a
+        parameter has an unknown name or a wrong type, or if it names two studies.
     """
     path = from_root(path)
+    shown = shown_path(path)
     try:
-        sections = yaml.safe_load(path.read_text())
+        sections = yaml.load(path.read_bytes(), _AsWritten)
     except FileNotFoundError as error:
+        raise ParameterError(f"The configuration file {shown} does not exist.") from error
+    except OSError as error:
         raise ParameterError(
-            f"The configuration file {shown_path(path)} does not exist."
+            f"The configuration file {shown} cannot be read: {error.strerror}."
         ) from error
     except yaml.YAMLError as error:
-        raise ParameterError(f"{shown_path(path)} is not valid YAML: {error}") from error
+        raise ParameterError(f"{shown} is not valid YAML: {error}") from error
     if not isinstance(sections, dict):
-        raise ParameterError(f"{shown_path(path)} must map notebook names to parameters.")
-    known = sorted({p.stem for p in NOTEBOOKS_DIR.glob("*.ipynb")} | _SHARED)
-    for section in sections:
-        if section not in known:
+        raise ParameterError(f"{shown} must map notebook names to parameters.")
+    notebooks = {p.stem: p for p in sorted(NOTEBOOKS_DIR.glob("*.ipynb"))}
+    checked, studies = {}, {}
+    for section, content in sections.items():
+        if section not in {*notebooks, "workflow", "study"}:
+            known = [*notebooks, "study", "workflow"]
             raise ParameterError(
-                f"Unknown section {section!r} in {shown_path(path)}{_nearest(section, known)}"
+                f"Unknown section {section!r} in {shown}{_nearest(section, known)}"
             )
+        if section == "study":
+            studies |= check_parameters({"study": (str, "")}, {section: content}, shown)
+            continue
+        if not isinstance(content or {}, dict):
+            raise ParameterError(f"{section} in {shown} must map names to values, not {content!r}.")
+        declared = declared_parameters(notebooks[section]) if section in notebooks else WORKFLOW
+        checked[section] = check_parameters(declared, content or {}, f"{shown} for {section}")
+        if "study" in checked[section]:
+            studies[section] = checked[section].pop("study")
+    if len({from_root(study) for study in studies.values()}) > 1:
+        raise ParameterError(
+            f"{shown} names several studies: {', '.join(map(str, studies.values()))}. All its "
+            "sections belong to one; name it once, at the top."
+        )
+    return ({"study": next(iter(studies.values()))} if studies else {}) | checked
+
+
+def read_config(path: str | Path, section: str) -> dict[str, object]:
+    """Return one section of a configuration file that `read_sections` accepts, with its study."""
+    sections = read_sections(path)
     study = {"study": sections["study"]} if "study" in sections else {}
-    return study | (sections.get(notebook) or {})
+    return study | sections.get(section, {})
 
 
 def parse_command_line_values(
     declared: Mapping[str, tuple[type, object]], pairs: Sequence[tuple[str, str]]
 ) -> dict[str, object]:
-    """Turn ``-p NAME VALUE`` texts into values: text stays text, all else is read as YAML."""
+    """Turn ``-p NAME VALUE`` texts into values: ``[…]`` and ``{…}`` into lists and mappings."""
     values = {}
     for name, text in pairs:
         expected = declared.get(name, (str, None))[0]
-        kinds = {expected, *get_args(expected)}
-        if NoneType in kinds and text in {"null", "None", ""}:
-            values[name] = None
-        else:
-            values[name] = text if str in kinds and expected != list[str] else yaml.safe_load(text)
+        kinds = {get_origin(kind) or kind for kind in (expected, *get_args(expected))}
+        structured = kinds & {list, dict} and text.lstrip()[:1] in ("[", "{")
+        try:
+            values[name] = yaml.load(text, _AsWritten) if structured else text
+        except yaml.YAMLError as error:
+            raise ParameterError(f"-p {name}: {text!r} is not valid YAML: {error}") from error
     return values
+
+
+def check_inputs(parameters: Mapping[str, object]) -> None:
+    """Raise ParameterError, saying where was looked, if a file or folder to read is not there."""
+    for name in INPUTS:
+        path = parameters.get(name)
+        if path is not None and not from_root(path).exists():
+            raise ParameterError(
+                f"{name}: {shown_path(path)} does not exist. A relative path counts from your "
+                "folder on the command line, and from the repository's in a configuration file."
+            )
 
 
 def output_directory(notebook: str, parameters: Mapping[str, object]) -> Path:
@@ -188,9 +341,11 @@ def run_notebook(name: str, config: str | Path | None, pairs: Sequence[tuple[str
     name : str
         Notebook name, such as ``04_cell_level_training``.
     config : path or None
-        YAML file whose section of that name holds parameters.
+        YAML file whose section of that name holds parameters. All of it is checked; relative
+        paths in it count from the repository root.
     pairs : sequence of (name, text)
-        Parameters from the command line; they win over the file's.
+        Parameters from the command line; they win over the file's. Relative paths, the
+        configuration's too, count from the caller's folder.
 
     Returns
     -------
@@ -208,12 +363,17 @@ def run_notebook(name: str, config: str | Path | None, pairs: Sequence[tuple[str
     declared = declared_parameters(notebook)
     given = {}
     if config is not None:
-        section = read_config(config, notebook.stem)
+        section = read_config(from_caller(config), notebook.stem)
         given |= check_parameters(declared, section, f"{shown_path(config)} for {notebook.stem}")
-    on_command_line = parse_command_line_values(declared, pairs)
-    given |= check_parameters(declared, on_command_line, f"-p for {notebook.stem}")
-
+    on_command_line = check_parameters(
+        declared, parse_command_line_values(declared, pairs), f"-p for {notebook.stem}"
+    )
+    for key in {"study", *INPUTS} & on_command_line.keys():
+        if on_command_line[key] is not None:
+            on_command_line[key] = from_caller(on_command_line[key])
+    given |= on_command_line
     complete = {key: default for key, (_, default) in declared.items()} | given
+    check_inputs(given)
     executed = output_directory(notebook.stem, complete) / notebook.name
     executed.parent.mkdir(parents=True, exist_ok=True)
     unfinished = executed.with_name(f".{notebook.name}")
@@ -224,6 +384,9 @@ def run_notebook(name: str, config: str | Path | None, pairs: Sequence[tuple[str
     except papermill.PapermillExecutionError:
         unfinished.replace(failed)
         raise
+    except KeyboardInterrupt:
+        unfinished.unlink(missing_ok=True)
+        raise
     return unfinished.replace(executed)
 
 
@@ -232,17 +395,19 @@ def _execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> 
 
     Kernels that start at the same moment sometimes choose the same port.
     """
+    # papermill fills braces in paths with parameters: doubled, they are braces again.
+    paths = [str(p).replace("{", "{{").replace("}", "}}") for p in (notebook, output)]
     for last_attempt in (False, True):
         try:
             papermill.execute_notebook(
-                str(notebook),
-                str(output),
+                *paths,
                 parameters=dict(parameters),
                 cwd=str(ROOT),
                 progress_bar=sys.stderr.isatty(),
                 stdout_file=sys.stdout,
-                # Its warning about connections within this machine means nothing here.
-                extra_arguments=["--IPKernelApp.log_level=ERROR"],
+                # Its warning about connections within this machine, and its end by Ctrl-C, mean
+                # nothing here.
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
             return
         except RuntimeError as error:
@@ -266,6 +431,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="one parameter; may be repeated, and wins over the file",
     )
     options = parser.parse_args(arguments)
+    if sys.platform == "win32":
+        print("error: Windows is not supported; use WSL, the Linux inside it.", file=sys.stderr)
+        return 2
     # A moving bar means nothing in a stored notebook: steps print lines instead.
     os.environ.setdefault("TQDM_DISABLE", "1")
     # Papermill takes "str | None" for no declaration and warns; the names are checked above.
@@ -278,9 +446,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except papermill.PapermillExecutionError as error:
         print(f"error in {options.notebook}: {error.ename}: {error.evalue}", file=sys.stderr)
         return 1
+    except (OSError, RuntimeError) as error:  # a full disk, a kernel that died
+        print(f"error in {options.notebook}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return interrupted()
     print(f"wrote {shown_path(executed)}")
     return 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # papermill ends its kernel
     sys.exit(main())

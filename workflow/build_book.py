@@ -14,8 +14,7 @@ import nbformat
 import plan
 
 from hsc_utils.files import ROOT
-from hsc_utils.run import read_config
-from hsc_utils.study import Study, failure_of
+from hsc_utils.study import failure_of
 
 
 def folded(path: Path) -> nbformat.NotebookNode:
@@ -46,7 +45,10 @@ def build(output: Path, tables: Path, notebooks: list[Path]) -> None:
         (source / "notebooks").mkdir()
         for notebook in notebooks:
             page = source / "notebooks" / notebook.name
-            if reason := failure_of(notebook.parent):
+            reason = failure_of(notebook.parent)
+            if not notebook.exists() or plan.unreadable(notebook):
+                reason = reason or "its executed notebook is missing or damaged"
+            if reason:
                 page.with_suffix(".md").write_text(stand_in(notebook, reason))
             else:
                 nbformat.write(folded(notebook), page)
@@ -59,5 +61,5 @@ def build(output: Path, tables: Path, notebooks: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    study = Study(read_config(sys.argv[1], "workflow")["study"])
+    study = plan.study_of(sys.argv[1])
     build(study.book, study.tables / "tables.md", plan.chapters(sys.argv[1]))

@@ -1,9 +1,28 @@
-"""What a configuration file asks of the workflow: settings, runs, and the pages of the book."""
+"""What a configuration file asks of the workflow: settings, runs, faults, and the book's pages.
 
+``python workflow/plan.py CONFIG`` says what is wrong with a file, before anything is started.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from functools import cache
 from pathlib import Path
 
-from hsc_utils.run import check_parameters, declared_parameters, find_notebook, read_config
-from hsc_utils.study import SLICES, Run, Study, model_name, parse_model_name
+from hsc_utils import paper, preparation
+from hsc_utils.files import from_caller, from_root, shown_path
+from hsc_utils.run import (
+    INPUTS,
+    WORKFLOW,
+    ParameterError,
+    check_inputs,
+    declared_parameters,
+    find_notebook,
+    read_sections,
+)
+from hsc_utils.study import SLICES, Run, Study, TrainingSettings, model_name, parse_model_name
 
 PREPARATION, DETECTION, IMAGE_LEVEL, CELL_LEVEL, COMPARISON, EXPLANATION = NOTEBOOKS = (
     "01_data_preparation",
@@ -13,34 +32,181 @@ PREPARATION, DETECTION, IMAGE_LEVEL, CELL_LEVEL, COMPARISON, EXPLANATION = NOTEB
     "05_comparison_wang_et_al",
     "06_grad_cam",
 )
+LEVELS = ("image", "cell")
+
+sections_of = cache(read_sections)
+
+
+def study_of(config: str) -> Study:
+    """Return the study that a configuration file names."""
+    if "study" not in sections_of(config):
+        raise ParameterError(
+            f"{shown_path(config)} names no study, the folder for all results: add a first line "
+            "such as `study: results/mine`."
+        )
+    return Study(sections_of(config)["study"])
 
 
 def settings_of(config: str, notebook: str) -> dict:
-    """Return every parameter of a notebook, checked: the file's, and otherwise its default."""
+    """Return every parameter of a notebook: the file's, and otherwise its default."""
     declared = declared_parameters(find_notebook(notebook))
-    given = check_parameters(declared, read_config(config, notebook), f"{config} for {notebook}")
+    sections = sections_of(config)
+    given = {"study": sections["study"]} | sections.get(notebook, {})
     return {name: default for name, (_, default) in declared.items()} | given
+
+
+def sweep_of(config: str) -> dict:
+    """Return the section ``workflow``, defaults included."""
+    return {name: usual for name, (_, usual) in WORKFLOW.items()} | sections_of(config).get(
+        "workflow", {}
+    )
+
+
+def models_of(config: str, level: str) -> list[str]:
+    """Return the models of the sweep at one level, the one that the book prefers first."""
+    sweep = sweep_of(config)
+    models = list(sweep[f"{level}_models"])
+    if level == "cell" and sweep["slices"]:
+        subsets = [parse_model_name(f"x-slice{subset}")[1] for subset in SLICES]
+        models += [model_name(sweep["slices"], subset) for subset in subsets]
+    return list(dict.fromkeys(models))
 
 
 def runs_of(config: str, level: str) -> list[Run]:
     """Return the runs of the sweep at one level, the one that the book prefers first."""
-    sweep = read_config(config, "workflow")
-    models = list(sweep[f"{level}_models"])
-    if level == "cell" and "slices" in sweep:
-        subsets = [parse_model_name(f"x-slice{subset}")[1] for subset in SLICES]
-        models += [model_name(sweep["slices"], subset) for subset in subsets]
-    study = Study(sweep["study"])
-    return [
-        study.run(level, model, seed) for model in dict.fromkeys(models) for seed in sweep["seeds"]
-    ]
+    study, seeds = study_of(config), dict.fromkeys(sweep_of(config)["seeds"])
+    return [study.run(level, model, seed) for model in models_of(config, level) for seed in seeds]
 
 
 def chapters(config: str) -> list[Path]:
     """List the executed notebooks of the book; of a level, the first run that did not fail."""
-    study = Study(read_config(config, "workflow")["study"])
+    study = study_of(config)
     shown = []
-    for level in ("image", "cell"):
+    for level in LEVELS:
         runs = runs_of(config, level)
         shown.append(next((run for run in runs if run.failure is None), runs[0]).directory)
     folders = [study.prepared, study.cells, *shown, study.comparison, study.grad_cam]
     return [folder / f"{name}.ipynb" for folder, name in zip(folders, NOTEBOOKS, strict=True)]
+
+
+def unreadable(notebook: Path) -> bool:
+    """Tell whether an executed notebook is there, but cut short or damaged."""
+    try:
+        return notebook.exists() and not json.loads(notebook.read_text())["cells"]
+    except (ValueError, LookupError, TypeError):
+        return True
+
+
+def state_of_inputs(settings: dict) -> dict[str, str]:
+    """Hash the state of each file or folder that a notebook reads, so that a change is noticed."""
+    return {name: state_of(from_root(settings[name])) for name in INPUTS if settings.get(name)}
+
+
+def state_of(place: Path) -> str:
+    """Hash names, sizes and times of a file or all below a folder, whatever their names hold."""
+    state = hashlib.sha256()
+    for path in [place] if place.is_file() else sorted(preparation.files_below(place)):
+        if path.is_file():
+            found = path.stat()
+            state.update(os.fsencode(path.relative_to(place)) + b"\0")
+            state.update(f"{found.st_size} {found.st_mtime_ns}\0".encode())
+    return state.hexdigest()
+
+
+def check(config: str) -> None:
+    """Refuse a configuration that would fail after hours.
+
+    Raises
+    ------
+    ParameterError
+        With a line a fault: what `read_sections` finds, models that nobody can or does train,
+        settings out of range, and data that are not where they should be.
+    """
+    study = study_of(config)
+    faults = [*_faults_of_sweep(config), *_faults_of_models(config)]
+    for notebook in NOTEBOOKS:
+        settings = settings_of(config, notebook)
+        try:
+            check_inputs({k: v for k, v in settings.items() if k != "raw_dir"})
+            if notebook in (IMAGE_LEVEL, CELL_LEVEL):
+                names = {field.name for field in dataclasses.fields(TrainingSettings)}
+                TrainingSettings(
+                    **{name: value for name, value in settings.items() if name in names},
+                    **settings["augmentation"],
+                )
+        except ValueError as error:
+            faults.append(f"{notebook}: {error}")
+    chosen = settings_of(config, PREPARATION)
+    raw = from_root(chosen["raw_dir"] or study.raw)
+    if not chosen["simulate_demo"] and not any(preparation.files_below(raw)):
+        faults.append(
+            f"{PREPARATION}: there are no data in {shown_path(raw)} (parameter raw_dir). "
+            "data/README.md, the data card, says where the paper's are and where to put them."
+        )
+    if faults:
+        raise ParameterError("\n".join(f"{shown_path(config)}: {fault}" for fault in faults))
+
+
+def _faults_of_sweep(config: str) -> list[str]:
+    """Say what is wrong in the section ``workflow`` itself."""
+    sweep = sweep_of(config)
+    faults = [
+        f"workflow: {name} is empty; name at least one."
+        for name in ("seeds", "image_models", "cell_models")
+        if not sweep[name]
+    ]
+    numbers = {"seeds": min(sweep["seeds"], default=0), "gpus_per_run": sweep["gpus_per_run"]}
+    faults += [f"workflow: {name} holds {n}, below 0." for name, n in numbers.items() if n < 0]
+    if min(sweep["cores_per_run"].values()) < 1:
+        faults.append(f"workflow: cores_per_run is {sweep['cores_per_run']}; at least 1 each.")
+    for model in dict.fromkeys([*models_of(config, "image"), *models_of(config, "cell")]):
+        architecture, _, subset = model.partition("-slice")
+        if subset not in ("", *SLICES[:-1]) or model.endswith("-slice"):
+            faults.append(
+                f"workflow: {model!r} is no model. Of slices it may name {', '.join(SLICES[:-1])}, "
+                "as in resnet18-slice0+2; without -slice it sees all."
+            )
+        elif not _is_backbone(architecture):
+            faults.append(f"workflow: {architecture!r} is no model that torchvision builds.")
+    return faults
+
+
+def _is_backbone(name: str) -> bool:
+    """Ask torchvision, which takes seconds to import, for what the paper did not use."""
+    if name in paper.backbones().index:
+        return True
+    from torchvision import models
+
+    return name in models.list_models(module=models)
+
+
+def _faults_of_models(config: str) -> list[str]:
+    """Name the models that a notebook reads and the workflow does not train."""
+    trained = {level: models_of(config, level) for level in LEVELS}
+    compared, explained = settings_of(config, COMPARISON), settings_of(config, EXPLANATION)
+    needed = [
+        (CELL_LEVEL, "image_model", "image", [settings_of(config, CELL_LEVEL)["image_model"]]),
+        (COMPARISON, "models", compared["level"], compared["models"]),
+        (COMPARISON, "ablation", compared["level"], [compared["ablation"]]),
+        (EXPLANATION, "cell_model", "cell", [explained["cell_model"]]),
+        (EXPLANATION, "image_model", "image", [explained["image_model"]]),
+    ]
+    faults = [
+        f"{notebook}: {name} names {model}, which is not among workflow's {level}_models "
+        f"({', '.join(trained[level])})."
+        for notebook, name, level, models in needed
+        for model in models
+        if model is not None and model not in trained[level]
+    ]
+    if explained["run_seed"] not in sweep_of(config)["seeds"]:
+        faults.append(
+            f"{EXPLANATION}: run_seed {explained['run_seed']} is none of workflow's seeds."
+        )
+    return faults
+
+
+if __name__ == "__main__":
+    try:
+        check(from_caller(sys.argv[1]))
+    except ParameterError as error:
+        sys.exit(f"error: {error}")

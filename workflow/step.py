@@ -7,13 +7,14 @@ Of what the step prints, only the epochs are shown: the executed notebook holds 
 holds the reason. Without, its error is shown and handed on.
 """
 
-import json
 import re
 import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from hsc_utils.files import write_json
 
 INTERRUPTED = 130
 
@@ -28,20 +29,21 @@ def main(arguments: list[str]) -> int:
         code, messages = watch([sys.executable, *module, *arguments])
     except KeyboardInterrupt:
         return INTERRUPTED
-    if -code in (signal.SIGINT, signal.SIGTERM) or "KeyboardInterrupt" in messages:
+    if code == INTERRUPTED or -code in (signal.SIGINT, signal.SIGTERM):
         return INTERRUPTED
     sys.stderr.write(messages)
     if status is None:
         return code
-    status.parent.mkdir(parents=True, exist_ok=True)
-    status.write_text(json.dumps({"failed": reason(code, messages) if code else None}) + "\n")
+    write_json(status, {"failed": reason(code, messages) if code else None})
     return 0
 
 
 def watch(command: list[str]) -> tuple[int, str]:
     """Run a command, passing on its lines about epochs; return its status and its messages."""
     with tempfile.TemporaryFile("w+", errors="replace") as messages:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=messages, text=True) as step:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=messages, errors="replace"
+        ) as step:
             for line in step.stdout:
                 if re.search(r"\bepoch \d", line):
                     print(f"    {line}", end="", flush=True)

@@ -22,7 +22,7 @@ truth_csv: str | None = "truth.csv"  # or null
 resume: bool = True  # yes or no
 ranges: dict[str, float] = {"flip": 0.5, "zoom": 0.2}  # likewise
 class_names: list[str] = []  # any
-search: dict = {"image": "mean", "flatten": True, "sizes": [7.0, 8.0], "num": 3}  # likewise
+search: dict = {"image": "mean", "flatten": True, "sizes": [7.0, 8.0], "depth": None}  # likewise
 raw_dir: str | None = None  # folder
 """
 
@@ -124,8 +124,8 @@ def test_command_line_text_becomes_the_declared_type(notebook, name, text, value
         ("truth_csv:", None),
         ("channels: [2, 0]", [2, 0]),
         (
-            "search: {image: off, flatten: off, sizes: [9, 1e1]}",
-            {"image": "off", "flatten": False, "sizes": [9.0, 10.0], "num": 3},
+            "search: {image: off, flatten: off, sizes: [9, 1e1], depth: 12}",
+            {"image": "off", "flatten": False, "sizes": [9.0, 10.0], "depth": 12},
         ),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_configuration_is_taken_as_written(notebook, tmp_path, monkeypatch, wr
         ("learning_rate: .inf", "'learning_rate'.*must be float"),
         ("seed: 1.5", "'seed'.*must be int"),
         ("seed: true", "'seed'.*must be int"),
-        ("search: {num: 2.5}", "'num' in 'search' in .* must be int"),
+        ("search: {flatten: 2.5}", "'flatten' in 'search' in .* must be bool"),
         ("search: {sizes: [big]}", r"'sizes' in 'search' in .* must be list\[float\]"),
         ("seed: 1\n  seed: 2", "'seed' stands there twice"),
     ],

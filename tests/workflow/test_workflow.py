@@ -1,11 +1,16 @@
 """The workflow plans every configuration, notices changed code, and speaks in few words."""
 
+import json
 import logging
 import os
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import build_book
 import code_state
@@ -24,30 +29,37 @@ from hsc_utils.study import failure_of
 CONFIGS = ("demo", "sweep", "paper")
 
 
-def config_of(name, folder):
+def config_of(name, folder, study="study", **changes):
     """Copy a configuration with its study, and its raw data, in a private folder."""
     sections = yaml.safe_load((ROOT / "workflow" / "config" / f"{name}.yaml").read_text())
-    sections["study"] = str(folder / "study")
+    sections["study"] = str(folder / study)
     if "01_data_preparation" in sections:
         (folder / "raw" / "MPP").mkdir(parents=True)
         (folder / "raw" / "MPP" / "one.oir").write_bytes(b"")
         sections["01_data_preparation"]["raw_dir"] = str(folder / "raw")
+    for section, content in changes.items():
+        sections[section] = sections.get(section, {}) | content
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(sections))
     return path
 
 
+def snakemake(config, *options, cwd=ROOT):
+    """Call Snakemake as a user does; return its exit status and what it said."""
+    command = ["snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile")]
+    command += ["--configfile", str(config), "--cores", "2", "--nolock", *options]
+    environment = os.environ | {"XDG_CACHE_HOME": str(Path(config).parent / "cache")}
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, check=False, env=environment
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_dry_run_plans_every_rule(name, tmp_path):
     config = config_of(name, tmp_path)
-    command = ["snakemake", "--snakefile", "workflow/Snakefile", "--configfile", str(config)]
-    command += ["--cores", "2", "--dry-run", "--nolock"]
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    planned = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment
-    )
-    said = planned.stdout + planned.stderr
-    assert planned.returncode == 0, said[-3000:]
+    code, said = snakemake(config, "--dry-run")
+    assert code == 0, said[-3000:]
     table = said.split("Job stats:")[1].split("total")[0]
     counts = {
         line.split()[0]: int(line.split()[1])
@@ -84,8 +96,145 @@ def test_the_book_shows_the_first_run_that_did_not_fail(tmp_path):
     first, second, _ = plan.runs_of(config, "cell")
     assert plan.chapters(config)[3].parent == first.directory
     second.directory.mkdir(parents=True)
-    second.record_file.write_text("{}")
+    record = {"inputs": {}, "weights": "none", "simulated": True, "seconds": 1}
+    second.record_file.write_text(json.dumps(record))
     assert plan.chapters(config)[3].parent == second.directory
+
+
+# odd names, and what is refused before the first step
+
+
+@pytest.mark.parametrize("odd", ["with space", 'o\'neil "q"', "{lab} {0}", "a&b;$c", "größe #1"])
+def test_every_command_names_odd_folders_whole(odd, tmp_path):
+    """The study, the configuration and the raw files have odd names; each stays one word."""
+    folder = tmp_path / odd
+    folder.mkdir()
+    config = config_of("paper", folder, study=f"study {odd}")
+    raw = folder / "raw" / "MPP"
+    (raw / f"{odd} {{x}}.oir").write_bytes(b"")
+    Path(os.fsdecode(os.fsencode(raw) + b"/K\xf6rper.oir")).write_bytes(b"")
+    moved = folder / f"{odd}.yaml"
+    config.rename(moved)
+    # from another folder, where the relative path is right
+    code, said = snakemake(f"{odd}/{odd}.yaml", "--dry-run", "--printshellcmds", cwd=tmp_path)
+    assert code == 0, said[-3000:]
+    commands = [line for line in said.splitlines() if "python workflow/step.py" in line]
+    assert len(commands) > 60
+    for command in commands:
+        words = shlex.split(command.partition(": ")[2])
+        if "tables" not in command:
+            assert os.path.relpath(moved, ROOT) in words
+        for status in (word for word in words if word.endswith("status.json")):
+            assert (ROOT / status).parent.is_relative_to(ROOT)
+            folders = (folder / f"study {odd}").resolve(), (ROOT / status).resolve()
+            assert folders[1].is_relative_to(folders[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"04_cell_level_training": {"image_model": "vgg11"}}, "image_model names vgg11"),
+        ({"05_comparison_wang_et_al": {"models": ["resnet50-slice0+3"]}}, "names resnet50-slice0"),
+        ({"05_comparison_wang_et_al": {"ablation": "resnet999"}}, "ablation names resnet999"),
+        ({"06_grad_cam": {"cell_model": "densnet169"}}, "cell_model names densnet169"),
+        ({"06_grad_cam": {"image_model": "resnet50-slice0"}}, "image_model names resnet50-slice0"),
+        ({"06_grad_cam": {"run_seed": 7}}, "run_seed 7 is none of"),
+        ({"06_grad_cam": {"masks_dir": "no/masks"}}, "masks_dir: no/masks does not exist"),
+        ({"04_cell_level_training": {"learning_rate": 0}}, "learning_rate: 0.0 is not above 0"),
+        ({"03_image_level_training": {"channels": [3]}}, "channels: [3] must name"),
+        ({"workflow": {"image_models": ["resnet18-slice"]}}, "'resnet18-slice' is no model"),
+        ({"workflow": {"cell_models": ["resnet18-slice2+0"]}}, "'resnet18-slice2+0' is no model"),
+        ({"workflow": {"cell_models": ["renset18"]}}, "'renset18' is no model that"),
+        ({"workflow": {"seeds": []}}, "seeds is empty"),
+        ({"workflow": {"seeds": [-1]}}, "seeds holds -1"),
+        ({"workflow": {"cores_per_run": {"cell": 0}}}, "at least 1 each"),
+    ],
+)
+def test_a_configuration_that_would_fail_later_is_refused_first(tmp_path, changes, said):
+    config = config_of("paper", tmp_path, **changes)
+    with pytest.raises(plan.ParameterError, match=re.escape(said)):
+        plan.check(config)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_our_configurations_can_be_run(name, tmp_path):
+    plan.check(config_of(name, tmp_path))
+
+
+def test_the_workflow_says_so_in_a_sentence(tmp_path):
+    """No data: where the data card is. A fault in the last section: nothing is started."""
+    config = config_of("paper", tmp_path)
+    (tmp_path / "raw" / "MPP" / "one.oir").unlink()
+    code, said = snakemake(config)
+    assert code == 1 and "Traceback" not in said and "MissingInput" not in said
+    assert "there are no data in" in said and "data/README.md, the data card" in said
+    change(config, "cell_model", "cel_model")
+    code, said = snakemake(config)
+    assert code == 1 and said.count("\n") == 1 and "did you mean 'cell_model'" in said
+    assert not (tmp_path / "study").exists()
+
+
+def test_any_change_below_the_raw_folder_is_noticed(tmp_path):
+    (tmp_path / "A").mkdir()
+    first = tmp_path / "A" / "one {x}.oir"
+    first.write_bytes(b"1")
+    assert plan.state_of_inputs({"masks_dir": tmp_path, "truth_csv": first, "detection_file": None})
+    seen = {plan.state_of(first), plan.state_of(tmp_path)}
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/A/\xb5m.tif"))
+    odd.write_bytes(b"1")
+    seen.add(plan.state_of(tmp_path))
+    first.write_bytes(b"12")
+    seen.add(plan.state_of(tmp_path))
+    os.utime(odd, ns=(1, 1))
+    seen.add(plan.state_of(tmp_path))
+    odd.unlink()
+    seen.add(plan.state_of(tmp_path))
+    assert len(seen) == 6
+
+
+def test_damaged_memory_of_a_step_is_named_and_the_step_tried_again(tmp_path):
+    config = config_of("demo", tmp_path)
+    runs = plan.runs_of(config, "cell")
+    for run, content in zip(runs, ("", '{"fail', '{"failed": null}'), strict=True):
+        run.directory.mkdir(parents=True)
+        run.status_file.write_text(content)
+    spoilt = plan.runs_of(config, "image")[1]
+    spoilt.directory.mkdir(parents=True)
+    spoilt.status_file.write_text('{"failed": null}')
+    spoilt.predictions_file.write_bytes(b"PAR1")
+    cut = plan.chapters(config)[4]
+    cut.parent.mkdir(parents=True)
+    cut.write_text('{"cells": [')
+    cut.with_name("status.json").write_text('{"failed": null}')
+    code, said = snakemake(config, "--dry-run")
+    assert code == 0 and "05_comparison_wang_et_al.ipynb is damaged and made again" in said
+    assert "predictions.parquet is damaged and made again" in said
+    assert not spoilt.status_file.exists()
+    assert [run.status_file.exists() for run in runs] == [False, False, True]
+    assert not cut.exists() and not cut.with_name("status.json").exists()
+
+
+def test_cleaning_the_demo_forgets_no_other_study():
+    """Without Snakemake's memory a changed setting would be "nothing to be done"."""
+    recipe = subprocess.run(
+        ["make", "--dry-run", "clean"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert "results/demo" in recipe and ".snakemake" not in recipe
+
+
+def test_make_says_which_python_is_needed(tmp_path):
+    for name in ("Makefile", "requirements.txt", "pyproject.toml", ".python-version"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    uv = tmp_path / "bin" / "uv"
+    uv.parent.mkdir()
+    uv.write_text('#!/bin/sh\necho "uv $*" >> log\nexit 2\n')
+    uv.chmod(0o755)
+    environment = os.environ | {"PATH": f"{uv.parent}:{os.environ['PATH']}", "HOME": "/dev/null"}
+    said = subprocess.run(
+        ["make", "lint"], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
+    ).stderr
+    assert "Python 3.12 is needed" in said and "install it" in said
+    assert (tmp_path / ".home").is_dir(), "a home that cannot be written is replaced"
 
 
 # changed code
