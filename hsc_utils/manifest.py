@@ -183,8 +183,7 @@ def check_columns(table: pd.DataFrame, *columns: str) -> None:
     found = [*table.columns] if isinstance(table, pd.DataFrame) else [type(table).__name__]
     if absent := [column for column in columns if column not in found]:
         raise ValueError(
-            f"A table with the columns {', '.join(columns)} was expected, but {', '.join(absent)} "
-            f"is missing. It has {', '.join(map(str, found))}."
+            f"The table lacks the columns {', '.join(absent)}. It has {', '.join(map(str, found))}."
         )
 
 

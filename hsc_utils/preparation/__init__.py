@@ -6,9 +6,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     ["figures"],
     {
-        "acquisition": ["Acquisition", "compose_rgb", "read_acquisition"],
+        "acquisition": [
+            "Acquisition",
+            "ImageSettings",
+            "compose_rgb",
+            "read_acquisition",
+            "read_picture",
+        ],
         "brightness": ["brightness_by_class", "histograms"],
-        "conversion": ["ImageSettings"],
         "duplicates": ["copies", "refused_copies"],
         "formats": ["AcquisitionError"],
         "prepare": ["prepare_images"],

@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from hsc_utils import paper
+from hsc_utils import manifest, paper
 from hsc_utils.files import from_root, read_rgb
-from hsc_utils.preparation.acquisition import read_acquisition
-from hsc_utils.preparation.conversion import ImageSettings
+from hsc_utils.preparation.acquisition import ImageSettings, read_acquisition
 
 
 def histograms(
@@ -38,6 +37,7 @@ def histograms(
         ``channel``, ``intensity`` (middle of the bin, fraction of the full range) and
         ``share`` (fraction of the pixels).
     """
+    manifest.check_columns(images, "source", "path", "image_id", "class", "group")
     settings = settings or ImageSettings()
     raw, prepared = from_root(raw_dir), from_root(prepared_dir)
     tables = []
@@ -72,6 +72,7 @@ def brightness_by_class(images: pd.DataFrame) -> pd.DataFrame:
         ``AUROC R`` and so on: of this class against the others by that mean, 0.5 for none
         and 1 for perfect separation, whichever of the two is brighter.
     """
+    manifest.check_columns(images, "class", "mean_r", "mean_g", "mean_b")
     means = images[["mean_r", "mean_g", "mean_b"]].to_numpy()
     rows = {}
     for name in paper.class_order(images["class"]):

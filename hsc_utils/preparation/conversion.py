@@ -3,12 +3,13 @@
 A file that crashes or hangs the process that reads it takes nothing else with it.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
@@ -24,13 +25,20 @@ from tqdm.auto import tqdm
 
 from hsc_utils import manifest
 from hsc_utils.files import atomic_path, file_sha256, full_disk_explained, no_bar, write_json
-from hsc_utils.preparation.acquisition import compose_rgb, fourth_slice_contrast, read_acquisition
+from hsc_utils.preparation.acquisition import (
+    ImageSettings,
+    compose_rgb,
+    fourth_slice_contrast,
+    read_acquisition,
+)
 from hsc_utils.preparation.duplicates import look
-from hsc_utils.preparation.formats import AcquisitionError, file_named
+from hsc_utils.preparation.formats import AcquisitionError, file_named, other_files
 from hsc_utils.provenance import code_digest
 
 # What decides an image and its record.
 _ROOMS = ("formats", "acquisition", "duplicates", "conversion")
+# What a record tells of a file beside the columns of images.csv.
+_ALSO = ("look", "reason", "beside", "brightest", "lossy", "damaged")
 # Camera noise has no repeats to find: filtering and run lengths alone give files as small as
 # Pillow's default in a twentieth of its time (2048 × 2048 RGB: 0.08 s for 1.7 s).
 _PNG = {
@@ -40,36 +48,12 @@ _PNG = {
 }
 
 
-@dataclass(frozen=True)
-class ImageSettings:
-    """How an acquisition becomes an image; see `read_acquisition` and `compose_rgb`.
-
-    Attributes
-    ----------
-    slices : tuple of int or str
-        Which slices to use, in which order; empty for all.
-    bit_depth : int, optional
-        Significant bits of 16-bit files that do not say.
-    to_8_bit : {"bit_depth", "fixed", "image", "slice"}
-        How more than 8 bits become 8.
-    limits : (float, float), optional
-        Raw intensities for ``fixed``, percentiles for ``image`` and ``slice``.
-    size : int, optional
-        Side in pixels that square images are resized to; None keeps their size.
-    """
-
-    slices: Sequence[int | str] = ()
-    bit_depth: int | None = None
-    to_8_bit: str = "bit_depth"
-    limits: Sequence[float] | None = None
-    size: int | None = None
-
-
 class _Job(NamedTuple):
     raw: Path
     image: Path
     record: Path
     settings: ImageSettings
+    channels: tuple[str, ...]
     made_from: dict
 
 
@@ -83,7 +67,7 @@ def convert(
 ) -> tuple[pd.DataFrame, int]:
     """Bring image and record of each file up to date; return all records, and how many are new."""
     jobs = [*_jobs(sources, raw, prepared, settings)]
-    waiting = [*_waiting(jobs)]
+    waiting, damaged = _waiting(jobs)
     for folder in ("images", "records"):
         (prepared / folder).mkdir(parents=True, exist_ok=True)
     if workers == 1:
@@ -96,11 +80,12 @@ def convert(
                 f"{job.raw.name}: Reading it crashed the program or took longer than "
                 f"{time_limit_s:g} s, twice. It seems damaged: copy it again."
             )
-            write_json(job.record, {"made_from": job.made_from, "reason": reason})
+            write_json(job.record, {"made_from": job.made_from, "beside": {}, "reason": reason})
     known = sources.drop(columns="reason")
-    columns = [*(c for c in manifest.IMAGE_COLUMNS if c not in known), "look", "reason"]
+    columns = [*(c for c in manifest.IMAGE_COLUMNS if c not in known), *_ALSO]
     texts = [c for c in columns if manifest.IMAGE_COLUMNS.get(c, str) is str]
-    records = pd.DataFrame([_read_record(job) for job in jobs], sources.index, columns)
+    records = pd.DataFrame([_read_record(job.record) for job in jobs], sources.index, columns)
+    records["damaged"] = [damaged.get(job.raw, "") for job in jobs]
     records = records.astype(dict.fromkeys(texts, object)).fillna(dict.fromkeys(texts, ""))
     return known.join(records), len(waiting)
 
@@ -112,30 +97,66 @@ def _jobs(
     # As they come back from a record: tuples as lists.
     plain = json.loads(json.dumps(asdict(settings)))
     same = {"settings": plain, "code": code_digest(*(f"preparation.{room}" for room in _ROOMS))}
-    for source, image_id in zip(sources["source"], sources["image_id"], strict=True):
+    channels = sources.get("channels", [()] * len(sources))
+    table = zip(sources["source"], sources["image_id"], channels, strict=True)
+    for source, image_id, others in table:
         image = prepared / "images" / f"{image_id}.png"
         record = prepared / "records" / f"{image_id}.json"
-        state = (raw / source).stat()
-        made_from = {"bytes": state.st_size, "modified_ns": state.st_mtime_ns, **same}
-        yield _Job(raw / source, image, record, settings, made_from)
+        made_from = {"file": _state(raw / source), **same}
+        yield _Job(raw / source, image, record, settings, others, made_from)
 
 
-def _waiting(jobs: Sequence[_Job]) -> Iterator[_Job]:
-    """Go through the jobs that are not done."""
-    contents = set()
+def _state(path: Path) -> list[int] | None:
+    """Tell a file's state from another unread; None where there is no file."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return [state.st_size, state.st_mtime_ns]
+
+
+def _waiting(jobs: Sequence[_Job]) -> tuple[list[_Job], dict[Path, str]]:
+    """List the jobs that are not done, and by file the damaged image or record of others."""
+    contents, waiting, damaged = set(), [], {}
     for job in jobs:
-        record = _read_record(job)
-        done = record.get("made_from") == job.made_from
+        record = _read_record(job.record)
+        beside = record.get("beside", {})
+        same = all(_state(job.raw.parent / name) == state for name, state in beside.items())
+        done = record.get("made_from") == job.made_from and same and {*job.channels} <= {*beside}
         if done and not record["reason"]:
             # The image of a copy is not kept, so it need not be there.
-            done = record["sha256"] in contents or job.image.exists()
+            if job.image.exists() and not _is_whole(job.image, record["image_bytes"]):
+                damaged[job.raw] = f"images/{job.image.name}"
+                done = False
+            else:
+                done = record["sha256"] in contents or job.image.exists()
             contents.add(record["sha256"])
+        elif not record and job.record.exists():
+            damaged[job.raw] = f"records/{job.record.name}"
         if not done:
-            yield job
+            waiting.append(job)
+    return waiting, damaged
 
 
-def _read_record(job: _Job) -> dict:
-    return json.loads(job.record.read_text()) if job.record.exists() else {}
+def _read_record(path: Path) -> dict:
+    """Read a record; one that is missing, damaged or of an older kind is empty."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    needed = {"made_from", "beside", "reason"}
+    if isinstance(record, dict) and record.get("reason") == "":
+        needed |= {"sha256", "path", "image_bytes", "brightest"}
+    return record if isinstance(record, dict) and needed <= record.keys() else {}
+
+
+def _is_whole(image: Path, size: int) -> bool:
+    """Tell whether a PNG has its size, its beginning and its end, as a torn one has not."""
+    with image.open("rb") as stream:
+        begin = stream.read(8)
+        stream.seek(max(size - 8, 0))
+        end = stream.read()
+    return begin == b"\x89PNG\r\n\x1a\n" and end == b"IEND\xaeB`\x82"
 
 
 def _convert_in_processes(jobs: list[_Job], workers: int, time_limit_s: float) -> list[_Job]:
@@ -174,22 +195,28 @@ def _progress(items: Iterable, total: int) -> Iterable:
 def _convert_file(job: _Job) -> None:
     """Write image and record of one file, or a record of why it cannot be used."""
     with full_disk_explained(job.record.parent):
+        # Before they are read, so that a later change is noticed.
+        names = {*job.channels, *other_files(job.raw)}
+        beside = {name: _state(job.raw.parent / name) for name in sorted(names)}
         try:
-            rgb, record = _image_and_record(job)
+            rgb, record = _image_and_record(job, [name for name in beside if beside[name]])
         except AcquisitionError as error:
             record = {"reason": str(error)}
         else:
             with atomic_path(job.image) as temporary:
                 temporary.write_bytes(imagecodecs.png_encode(rgb, **_PNG))
-        write_json(job.record, {"made_from": job.made_from, **record})
+            record["image_bytes"] = job.image.stat().st_size
+        write_json(job.record, {"made_from": job.made_from, "beside": beside, **record})
 
 
-def _image_and_record(job: _Job) -> tuple[NDArray, dict]:
+def _image_and_record(job: _Job, beside: Sequence[str]) -> tuple[NDArray, dict]:
     settings = job.settings
     acquisition = read_acquisition(job.raw, slices=settings.slices, bit_depth=settings.bit_depth)
     with file_named(job.raw):
         rgb = compose_rgb(acquisition, to_8_bit=settings.to_8_bit, limits=settings.limits)
         rgb, pixel_size_um = _resized(rgb, settings.size, acquisition.pixel_size_um)
+    contents = [file_sha256(path) for path in (job.raw, *(job.raw.parent / n for n in beside))]
+    whole = hashlib.sha256("".join(contents).encode()).hexdigest() if beside else contents[0]
     contrast = fourth_slice_contrast(acquisition)
     moment = acquisition.acquired_at
     means = zip(("mean_r", "mean_g", "mean_b"), cv2.mean(rgb), strict=False)
@@ -197,12 +224,14 @@ def _image_and_record(job: _Job) -> tuple[NDArray, dict]:
         "reason": "",
         "path": f"images/{job.image.name}",
         "slices": len(acquisition.slices),
-        "sha256": file_sha256(job.raw),
+        "sha256": whole,
         "acquired_at": moment.isoformat() if moment else "",
         "pixel_size_um": pixel_size_um,
         "height": rgb.shape[0],
         "width": rgb.shape[1],
         "bit_depth": acquisition.bit_depth,
+        "brightest": int(acquisition.slices.max()),
+        "lossy": acquisition.lossy,
         "channel_names": ";".join(acquisition.channel_names),
         "objective": acquisition.objective,
         "simulated": acquisition.simulated,

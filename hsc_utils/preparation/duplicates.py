@@ -9,6 +9,8 @@ from scipy.fft import dct
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from hsc_utils import manifest
+
 # Of the 256 bits of a hash, two unrelated images share about half.
 _NEAR_BITS = 48
 
@@ -41,6 +43,7 @@ def copies(table: pd.DataFrame) -> pd.Series:
     ValueError
         If the same bytes lie under two classes or in two given subsets.
     """
+    manifest.check_columns(table, "source", "sha256", "class", "split")
     first = table.groupby("sha256", sort=False)["source"].transform("first")
     kept = first.where(first != table["source"], "")
     labels = table.set_index("source")[["class", "split"]]
@@ -64,8 +67,13 @@ def refused_copies(table: pd.DataFrame, kept: pd.Series) -> pd.DataFrame:
     return pd.DataFrame({"source": table.loc[kept.index, "source"], "reason": reasons})
 
 
-def similar_looks(hashes: pd.Series, names: pd.Series) -> pd.Series:
-    """Name for each image the first of a chain of look-alikes; empty for that one itself."""
+def similar_looks(
+    hashes: pd.Series, names: pd.Series, fields: pd.Series | None = None
+) -> pd.Series:
+    """Name for each image the first of a chain of look-alikes; empty for that one itself.
+
+    Images of one field (same text, not empty) show the same, so they count as look-alikes.
+    """
     words = np.array([list(bytes.fromhex(h)) for h in hashes], np.uint8).view(np.uint64)
     rows, columns = [], []
     for k in range(len(words)):
@@ -73,6 +81,10 @@ def similar_looks(hashes: pd.Series, names: pd.Series) -> pd.Series:
         alike = np.flatnonzero(distances <= _NEAR_BITS) + k + 1
         rows += [k] * len(alike)
         columns += list(alike)
+    if fields is not None:
+        numbers = pd.Series(range(len(words)), fields.index)[fields != ""]
+        rows += list(numbers)
+        columns += list(numbers.groupby(fields).transform("first"))
     links = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(words), len(words)))
     cluster = connected_components(links, directed=False)[1]
     first = names.groupby(cluster).transform("first")

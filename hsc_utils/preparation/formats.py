@@ -1,14 +1,18 @@
 """File formats → pixels with named axes and metadata; nothing here knows of slices or RGB.
 
 Damaged files are the rule at this door: each format is checked for what its library lets
-pass (truncated planes padded with zeros, sizes that do not fit the file, missing planes).
+pass (truncated planes padded with zeros, sizes that do not fit the file, missing planes and
+files, samples that are no intensities).
 """
 
+import itertools
 import logging
 import math
+import re
+import threading
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -48,11 +52,13 @@ class Recording:
     # or another letter of tifffile's, then YX.
     axes: str
     channel_names: tuple[str, ...] = ()
-    bit_depth: int | None = None
+    labels: tuple[str, ...] = ()  # of each plane, where the file has them
+    bit_depth: int | None = None  # as the file states it
     acquired_at: datetime | None = None
     pixel_size_um: float | None = None
     objective: str = ""
     simulated: bool = False
+    lossy: bool = False  # compressed as JPEG
 
 
 def read_recording(path: Path) -> Recording:
@@ -67,8 +73,8 @@ def read_recording(path: Path) -> Recording:
     read = next((reader for begins, reader in _FORMATS if start.startswith(begins)), None)
     if read is None:
         raise AcquisitionError(
-            "It is neither OIR, TIFF nor PNG by its first bytes. Convert it, or copy it again if "
-            "it should be one of these."
+            "It is neither OIR, TIFF nor PNG (nor JPEG) by its first bytes. Convert it, or copy it "
+            "again if it should be one of these."
         )
     try:
         return _checked(read(path))
@@ -110,31 +116,31 @@ def _read_oir(path: Path) -> Recording:
         weight = sum(Path(p).stat().st_size for p in [path, *oir.companion_files])
         frame = oir.xml_metadata[oirfile.METADATA.FRAMEPROPERTIES][0]
         planes = math.prod(n for axis, n in oir.sizes.items() if axis not in "YX")
+        general = _xml((oir.xml_metadata.get(oirfile.METADATA.LSMIMAGE) or [""])[0])
+        there, announced = len(oir._pixel_map), _announced_by_oir(oir, general)
+        if there < announced:
+            raise AcquisitionError(
+                f"{announced} planes are announced, {there} are there. Copy "
+                f"{path.stem}_{len(oir.companion_files) + 1:05d}, the part that follows, beside "
+                "it; if it has no parts, it is damaged or was stopped: copy or record it again."
+            )
         if (
             oir.nbytes > weight
             or oir.sizes["Y"] != int(_xml(frame).findtext(".//{*}height", "0"))
-            or len(oir._pixel_map) != planes
+            or there != planes
         ):
             raise AcquisitionError(
                 f"Its size is said to be {oir.sizes}, which the pixels in the file do not "
                 "make up. It is damaged or cut short: copy it again."
             )
         names = tuple(map(str, oir.coords["C"]))
-        listed = {channel.name for channel in oir.channels}
-        if len(names) > 1 and not {*names} <= listed:
+        if len(names) > 1 and not {*names} <= {channel.name for channel in oir.channels}:
             raise AcquisitionError(
                 "Its pixels belong to channels that its metadata do not list, so their order "
                 "is unknown. It is damaged: copy it again."
             )
-        # A damaged block takes its whole slice with it, but the bytes of the slice remain.
-        if len(listed) > len(names) and weight - oir.nbytes >= oir.nbytes // planes:
-            raise AcquisitionError(
-                f"Its metadata list the channels {', '.join(sorted(listed))}, but only "
-                f"{', '.join(names)} can be read. It is damaged: copy it again."
-            )
         pixels = oir.asarray()
         metadata = "".join(text for texts in oir.xml_metadata.values() for text in texts)
-        general = (oir.xml_metadata.get(oirfile.METADATA.LSMIMAGE) or [""])[0]
         return Recording(
             pixels=pixels,
             axes="".join(oir.dims),
@@ -142,58 +148,164 @@ def _read_oir(path: Path) -> Recording:
             bit_depth=oir.bitspersample or None,
             acquired_at=_acquisition_time(oir.datetime),
             pixel_size_um=oir.coord_scales.get("X"),
-            objective=_xml(general).findtext(".//{*}objectiveLens//{*}name", "").strip(),
+            objective=general.findtext(".//{*}objectiveLens//{*}name", "").strip(),
             simulated="SIMULATED" in metadata or "SIMULATED" in oir.producer,
         )
 
 
+def _announced_by_oir(oir: oirfile.OirFile, general: ElementTree.Element) -> int:
+    """Count the planes that the metadata announce: enabled channels times lengths of axes."""
+    listed = general.iterfind(".//{*}imageInfo//{*}channel")
+    channels = {c.get("id") for c in listed if c.get("enable", "true") == "true"}
+    lengths = (
+        max(axis.get("maxSize", 1), oir.sizes.get(_OIR_AXES.get(name, ""), 1))
+        for name, axis in oir._axis_info.items()
+    )
+    return max(len(channels), oir.sizes["C"]) * math.prod(lengths)
+
+
 def _read_tiff(path: Path) -> Recording:
     with _complaints_refused("tifffile", logging.ERROR), tifffile.TiffFile(path) as tiff:
+        ome, fiji = _xml(tiff.ome_metadata), tiff.imagej_metadata or {}
+        kind = tiff.pages.first.photometric
+        if kind not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
+            raise AcquisitionError(
+                f"Its colours are inverted, indexed or mixed ({getattr(kind, 'name', kind)}), so "
+                "they are no intensities; save it as grayscale or RGB."
+            )
+        if (away := ome.find("{*}BinaryOnly")) is not None:
+            raise AcquisitionError(
+                f"It is one file of a set that {away.get('MetadataFile')} describes, which cannot "
+                "be read. Save the set as one OME-TIFF."
+            )
+        _check_count(*_pages_announced(tiff, fiji), path, ome)
         if len(tiff.series) != 1:
             raise AcquisitionError(
                 f"It holds {len(tiff.series)} separate images (tiles, positions or sizes), but "
                 "one acquisition was expected."
             )
         series = tiff.series[0]
-        page = series.keyframe
-        _check_tiff(series, path.stat().st_size)
-        # Only samples of a colour image are R, G and B; others are slices, wherever they lie.
-        axes = series.axes
-        if page.photometric != tifffile.PHOTOMETRIC.RGB:
-            axes = axes.replace("S", "C")
-        ome = _xml(tiff.ome_metadata)
+        there = sum(page is not None for page in series.pages)
+        _check_count(there, len(series.pages), path, ome)
+        _check_weight(series)
+        pixels, page = series.asarray(), series.keyframe
+        if pixels.shape != series.shape or (tiff.is_ome and series.kind == "generic"):
+            raise AcquisitionError(
+                f"Its pixels are of shape {pixels.shape}, which its description does not say."
+            )
+        colour = page.photometric == tifffile.PHOTOMETRIC.RGB
+        extra = range(-len(page.extrasamples), 0)
+        alpha = [k for k in extra if page.extrasamples[k] or (colour and series.axes[-1] == "S")]
         stated = _attributes(ome, "Pixels")
-        unit = _UNITS_UM.get(stated.get("PhysicalSizeXUnit", "µm"))
-        side = stated.get("PhysicalSizeX")
         channels = enumerate(ome.iterfind(".//{*}Channel"))
         moment = ome.findtext(".//{*}AcquisitionDate") or page.tags.valueof(306)
-        texts = f"{tiff.ome_metadata}{page.description}{page.software}"
+        labels = fiji.get("Labels", ())
         recording = Recording(
-            pixels=series.asarray(),
-            axes=axes,
+            pixels=pixels,
+            axes=series.axes,
             channel_names=tuple(channel.get("Name") or f"C={k}" for k, channel in channels),
-            bit_depth=int(stated.get("SignificantBits", 0)) or None,
+            labels=tuple(label.split("\n")[0].strip() for label in np.atleast_1d(labels)),
+            bit_depth=_stated_by_tiff(page, stated, fiji, pixels),
             acquired_at=_acquisition_time(moment),
-            pixel_size_um=float(side) * unit if side and unit else None,
+            pixel_size_um=_pixel_side(page, stated, fiji),
             objective=_attributes(ome, "Objective").get("Model", ""),
-            simulated="SIMULATED" in texts,
+            simulated="SIMULATED" in f"{tiff.ome_metadata}{page.description}{page.software}",
+            lossy=page.compression in _JPEG_IN_TIFF,
         )
-    return _samples(recording)
+    return _samples(recording, alpha, colour)
 
 
-def _check_tiff(series: tifffile.TiffPageSeries, weight: int) -> None:
-    """Refuse colours that are no intensities, and more pixels than the file has bytes for."""
+def _pages_announced(tiff: tifffile.TiffFile, fiji: Mapping) -> tuple[int, int]:
+    """Count the pages that are there, and those that ImageJ or tifffile announce in the first."""
+    page, there = tiff.pages.first, len(tiff.pages)
+    # Some programs count the samples of a colour image as channels.
+    axes = ("channels", "slices", "frames") if page.samplesperpixel == 1 else ("slices", "frames")
+    announced = math.prod(max(fiji.get(axis, 1), 1) for axis in axes)
+    announced = max(announced, fiji.get("images", 1) if "channels" in axes else 1)
+    if len(shaped := tiff.shaped_metadata or ()) == 1:
+        announced = max(announced, math.prod(shaped[0]["shape"]) // page.size)
+    if there == 1 and page.is_final:  # ImageJ keeps more than 4 GB behind a single page
+        there = max(1, (tiff.filehandle.size - page.dataoffsets[0]) // page.nbytes)
+    return there, announced
+
+
+def _check_count(there: int, announced: int, path: Path, ome: ElementTree.Element) -> None:
+    """Refuse a file that holds fewer planes than it announces, and name the missing files."""
+    if there < announced:
+        missing = [name for name in _ome_files(ome) if not (path.parent / name).is_file()]
+        raise AcquisitionError(
+            f"{announced} planes are announced, {there} are there. Copy "
+            f"{', '.join(missing) or 'all files of its set'} beside it, or, if it has none, copy "
+            "it again: it is damaged or cut short."
+        )
+
+
+def _ome_files(ome: ElementTree.Element) -> list[str]:
+    """Name the other files over which an OME-TIFF spreads its planes."""
+    uuids = [uuid for uuid in ome.iterfind(".//{*}TiffData/{*}UUID") if uuid.get("FileName")]
+    return sorted({uuid.get("FileName") for uuid in uuids if uuid.text != ome.get("UUID")})
+
+
+def other_files(path: Path) -> list[str]:
+    """Name the files beside this one that are read with it, and those that it lacks."""
+    parts = (f"{path.stem}_{k:05d}" for k in itertools.count(1))
+    with suppress(Exception):  # reading it will say what is wrong
+        with path.open("rb") as stream:
+            start = stream.read(16)
+        if start == _OIR:
+            there = [*itertools.takewhile(lambda part: (path.parent / part).exists(), parts)]
+            return [*there, f"{path.stem}_{len(there) + 1:05d}"]
+        if start.startswith(_TIFF):
+            with tifffile.TiffFile(path) as tiff:
+                return [name for name in _ome_files(_xml(tiff.ome_metadata)) if name != path.name]
+    return []
+
+
+def _check_weight(series: tifffile.TiffPageSeries) -> None:
+    """Refuse more pixels than the file has bytes for."""
     if series.nbytes > MAX_BYTES:
         raise AcquisitionError(
             f"It claims {series.nbytes:,} bytes of pixels, more than one acquisition can hold "
             f"({MAX_BYTES:,}). It is damaged."
         )
-    if series.keyframe.photometric in (tifffile.PHOTOMETRIC.PALETTE, 0):
-        raise AcquisitionError("Its colours are inverted or indexed; save it as grayscale or RGB.")
-    for page in filter(None, series.pages):
+    for page in series.pages:
         ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))
-        if 0 in page.databytecounts or max(ends, default=0) > weight:
+        if 0 in page.databytecounts or max(ends, default=0) > page.parent.filehandle.size:
             raise AcquisitionError("It is cut short: pixels lie past its end. Copy it again.")
+
+
+def _stated_by_tiff(
+    page: tifffile.TiffPage, ome: Mapping, fiji: Mapping, pixels: NDArray
+) -> int | None:
+    """Return the significant bits that a TIFF states, in whichever of the usual places."""
+    if page.bitspersample < 8 * pixels.itemsize:
+        return page.bitspersample
+    if bits := int(ome.get("SignificantBits", 0)):
+        return bits
+    if pixels.dtype.kind != "u" or pixels.itemsize != 2:
+        return None
+    micro_manager = page.tags.valueof(51123) or {}
+    if isinstance(micro_manager, Mapping) and (bits := micro_manager.get("BitDepth")):
+        return int(bits)
+    # Fiji stores what range it showed last; only a range of whole bits tells more than that.
+    shown = [fiji.get("min", 0), fiji.get("max", 0), *fiji.get("Ranges", ())]
+    largest = [int(high) for low, high in itertools.batched(shown, 2) if low == 0]
+    largest = [high for high in largest if high & (high + 1) == 0]
+    # The largest value may be that of the camera or that of the image: cameras have even bits.
+    said = int(np.max(page.tags.valueof(281) or 0))
+    largest += [said if said & (said + 1) == 0 else 4 ** math.ceil(said.bit_length() / 2) - 1]
+    bits = max(largest).bit_length()
+    return bits if bits <= 16 and int(pixels.max(initial=0)) >> bits == 0 else None
+
+
+def _pixel_side(page: tifffile.TiffPage, ome: Mapping, fiji: Mapping) -> float | None:
+    """Return the side of a pixel in µm, as OME or Fiji state it."""
+    side, unit = ome.get("PhysicalSizeX"), ome.get("PhysicalSizeXUnit", "µm")
+    if not side and fiji and "XResolution" in page.tags:
+        across, length = page.tags["XResolution"].value
+        side, unit = across and length / across, str(fiji.get("unit", "pixel"))
+    factor = _UNITS_UM.get(unit.replace("\\u00B5", "µ").replace("μ", "µ"))
+    return float(side) * factor if side and factor else None
 
 
 def _read_png(path: Path) -> Recording:
@@ -209,9 +321,42 @@ def _read_png(path: Path) -> Recording:
             f"Its size is said to be {width} × {height}, which its pixels do not make up. It is "
             "damaged or cut short: copy it again."
         )
+    ahead = content[: content.find(b"IDAT")]
+    if b"acTL" in ahead:
+        raise AcquisitionError("It is an animation of several frames, not one image.")
     pixels = imagecodecs.png_decode(content)
-    simulated = b"SIMULATED" in content[: content.find(b"IDAT")]
-    return _samples(Recording(pixels, "YXS"[: pixels.ndim], simulated=simulated))
+    alpha = [-1] if colours >= 4 or b"tRNS" in ahead else []
+    recording = Recording(
+        pixels,
+        "YXS"[: pixels.ndim],
+        bit_depth=_stated_by_png(ahead, pixels),
+        simulated=b"SIMULATED" in ahead,
+    )
+    return _samples(recording, alpha, colour=True)
+
+
+def _stated_by_png(ahead: bytes, pixels: NDArray) -> int | None:
+    """Return the significant bits that the chunk sBIT states, unless pixels are scaled up to all.
+
+    The standard wants them scaled up, but many programs only state how many bits there were.
+    """
+    at = ahead.find(b"sBIT")
+    bits = max(ahead[at + 4 : at + 4 + int.from_bytes(ahead[at - 4 : at])]) if at > 0 else 0
+    unused = 8 * pixels.itemsize - bits
+    if not bits or unused <= 0 or pixels.max() >> bits:
+        return None
+    return bits if (pixels & ((1 << unused) - 1)).any() else None
+
+
+def _read_jpeg(path: Path) -> Recording:
+    content = path.read_bytes()
+    # The library fills what is missing with gray, without a word.
+    if not content.rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
+        raise AcquisitionError("It is cut short: its end is missing. Copy it again.")
+    pixels = imagecodecs.jpeg8_decode(content)
+    if pixels.shape[2:] == (4,):
+        raise AcquisitionError("It holds printing colours (CMYK), not RGB. Save it as RGB.")
+    return _samples(Recording(pixels, "YXS"[: pixels.ndim], lossy=True), [], colour=True)
 
 
 def _png_holds(content: bytes, expected: int) -> bool:
@@ -224,16 +369,24 @@ def _png_holds(content: bytes, expected: int) -> bool:
     return found == expected
 
 
-def _samples(recording: Recording) -> Recording:
-    """Tell ready colour images (samples last) from slices stored as planar samples."""
+def _samples(recording: Recording, alpha: Sequence[int], colour: bool) -> Recording:
+    """Drop transparency where there is none, and tell R, G and B (samples last) from slices."""
     pixels, axes = recording.pixels, recording.axes
-    if not axes.endswith("S") or pixels.shape[-1] == 1:
-        return replace(recording, axes=axes.replace("S", "C"))
-    if pixels.shape[-1] == 4 and (pixels[..., 3] == np.iinfo(pixels.dtype).max).all():
-        pixels = pixels[..., :3]
+    opaque = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1
+    for sample in alpha:
+        if (np.take(pixels, sample, axes.index("S")) != opaque).any():
+            raise AcquisitionError(
+                "It has transparency (an alpha channel), which is no intensity. Save it without."
+            )
+    if alpha:
+        pixels = np.delete(pixels, alpha, axes.index("S"))
+    if not colour or not axes.endswith("S") or pixels.shape[-1] == 1:
+        # Samples of no colour are slices, wherever they lie.
+        axes = axes.replace("S", "L" if "C" in axes else "C")
+        return replace(recording, pixels=pixels, axes=axes)
     if pixels.shape[-1] != 3 or pixels.ndim != 3:
         raise AcquisitionError(
-            f"It is a colour image of shape {pixels.shape} with transparency or several planes, "
+            f"It is a colour image of shape {pixels.shape}, with transparency or several planes, "
             "but plain RGB was expected."
         )
     return replace(recording, pixels=pixels, channel_names=("red", "green", "blue"))
@@ -244,25 +397,36 @@ def _complaints_refused(library: str, level: int) -> Iterator[None]:
     """Refuse a file of which a library only logs, at `level` and above, that it is damaged."""
     complaints: list[str] = []
     logger, handler = logging.getLogger(library), logging.Handler(level)
-    handler.emit = lambda record: complaints.append(record.getMessage())
+    mine = threading.get_ident()  # others may read at the same time
+    handler.emit = lambda record: record.thread == mine and complaints.append(record.getMessage())
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     try:
         yield
+    except Exception as error:
+        if isinstance(error, AcquisitionError) or not complaints:
+            raise
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
     if complaints:
-        raise AcquisitionError(f"It is damaged or cut short ({complaints[0]}). Copy it again.")
+        complaint = re.sub(r"[^\s']*/", "", complaints[0])  # without the folders of this machine
+        raise AcquisitionError(f"It is damaged or cut short ({complaint}). Copy it again.")
 
 
+_OIR = b"OLYMPUSRAWFORMAT"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _FORMATS = (
-    (b"OLYMPUSRAWFORMAT", _read_oir),
-    ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _read_tiff),
+    (_OIR, _read_oir),
+    (_TIFF, _read_tiff),
     (b"\x89PNG\r\n\x1a\n", _read_png),
+    (b"\xff\xd8\xff", _read_jpeg),
 )
+_OIR_AXES = {"ZSTACK": "Z", "TIMELAPSE": "T", "LAMBDA": "L"}
+_JPEG_IN_TIFF = (tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG)
 
-_UNITS_UM = {"µm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
+_UNITS_UM = {"µm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0}
+_UNITS_UM |= {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "inch": 25400.0}
 
 
 def _xml(document: str | None) -> ElementTree.Element:

@@ -172,7 +172,7 @@ def test_processes_give_the_same_and_survive_a_hang(raw, tmp_path):
     prepare(raw, tmp_path / "one")
     os.mkfifo(raw / "MPP/pipe.png")  # reading it waits for ever
     jobs = sources.list_sources(raw).query("reason == ''")
-    pipe = pd.DataFrame({"source": ["MPP/pipe.png"], "image_id": ["pipe"]})
+    pipe = pd.DataFrame({"source": ["MPP/pipe.png"], "image_id": ["pipe"], "channels": [()]})
     jobs = pd.concat([pipe, jobs], ignore_index=True)
     records, count = conversion.convert(jobs, raw, tmp_path / "two", ImageSettings(), 2, 2)
     records = records.set_index("source")
