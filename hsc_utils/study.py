@@ -322,7 +322,7 @@ class Run:
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """One row a sample: ``id``, ``image_id``, ``class``, ``split``, ``p_<class>`` for each."""
+        """One row a sample: ``id``, ``image_id``, ``class``, ``split``, ``group``, ``p_…``."""
         return self._read(self.predictions_file)
 
     @property

@@ -6,7 +6,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     ["figures"],
     {
-        "batches": ["augment", "augmented_pictures", "image_arrays", "resize", "to_input"],
+        "batches": [
+            "augment",
+            "augmented_pictures",
+            "cell_arrays",
+            "image_arrays",
+            "resize",
+            "to_input",
+        ],
         "fit": ["device_name"],
         "models": [
             "PAPER_ARCHITECTURES",
@@ -21,8 +28,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "levels_side_by_side",
             "reliability",
             "score_table",
+            "scores_note",
             "sentence",
         ],
-        "train": ["TrainingSettings", "train"],
+        "train": ["TrainingSettings", "check_samples", "train"],
     },
 )

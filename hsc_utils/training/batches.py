@@ -4,22 +4,29 @@ Pixels stay uint8 until a batch lies on the device; there it is normalised and a
 whole, so that the processor's cores are left to the model.
 """
 
-import fcntl
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.contrib.concurrent import thread_map
 
-from hsc_utils.files import atomic_path, from_root, no_bar, read_rgb, reserved_array, shown_path
+from hsc_utils.files import (
+    atomic_path,
+    from_root,
+    no_bar,
+    read_rgb,
+    reserved_array,
+    set_aside,
+    shown_path,
+)
 from hsc_utils.study import ALL_CHANNELS, RunConfig, TrainingSettings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -42,6 +49,11 @@ def to_input(arrays: np.ndarray, config: RunConfig, device: str | torch.device =
     -------
     Tensor
         float32 (N, C, S, S), C channels and S the run's input size, exactly as in training.
+
+    Raises
+    ------
+    ValueError
+        If `arrays` are not as described.
     """
     return normalise(torch.from_numpy(resize(arrays, config.input_size)).to(device), config)
 
@@ -60,9 +72,23 @@ def normalise(images: Tensor, config: RunConfig) -> Tensor:
 
 def resize(arrays: np.ndarray, size: int) -> np.ndarray:
     """Resize uint8 (N, H, W, 3) to (N, size, size, 3): by area to shrink, linearly to enlarge."""
+    check_pictures(arrays)
     if arrays.shape[1:3] == (size, size):
         return np.ascontiguousarray(arrays)
-    return np.stack([_resize_one(array, size) for array in arrays])
+    resized = np.empty((len(arrays), size, size, 3), np.uint8)
+    for place, array in zip(resized, arrays, strict=True):
+        place[:] = _resize_one(array, size)
+    return resized
+
+
+def check_pictures(arrays: np.ndarray) -> None:
+    """Refuse anything but RGB pictures, uint8 (N, H, W, 3)."""
+    shape, kind = getattr(arrays, "shape", ()), getattr(arrays, "dtype", type(arrays).__name__)
+    if kind != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape[1:3]:
+        raise ValueError(
+            f"Pictures of shape {shape}, {kind} were given, but an array of shape (N, H, W, 3), "
+            "uint8, was expected: RGB as steps 01 and 02 write it."
+        )
 
 
 def _resize_one(array: np.ndarray, size: int) -> np.ndarray:
@@ -99,12 +125,47 @@ def image_arrays(
         If an image cannot be decoded.
     """
     paths = [from_root(prepared_dir) / path for path in images["path"]]
+    if size < 1:
+        raise ValueError(f"input_size: {size} is not above 0.")
     cache = from_root(cache_dir) / f"images-{size}px-{_identity(images, paths, size)}.npy"
-    if not cache.exists():
-        with _alone(cache):
-            if not cache.exists():
-                _decode(paths, cache, size)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    # another process, such as another run of the sweep, may be making the same cache
+    with FileLock(cache.with_suffix(".lock")):
+        if cache.exists():
+            try:
+                return np.load(cache, mmap_mode="r")
+            except (ValueError, EOFError, OSError):
+                set_aside(cache, f"{shown_path(cache)} is empty, cut short or damaged.")
+        _decode(paths, cache, size)
     return np.load(cache, mmap_mode="r")
+
+
+def cell_arrays(cells_dir: str | Path) -> np.ndarray:
+    """Map the patches of the cells into memory.
+
+    Parameters
+    ----------
+    cells_dir : path
+        Folder that step 02 wrote.
+
+    Returns
+    -------
+    np.ndarray
+        uint8 (N, side, side, 3), by the column ``row`` of ``cells.csv``.
+
+    Raises
+    ------
+    ValueError
+        If ``patches.npy`` is missing or damaged.
+    """
+    path = from_root(cells_dir) / "patches.npy"
+    try:
+        return np.load(path, mmap_mode="r")
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{shown_path(path)} is missing, cut short or damaged ({type(error).__name__}). Run "
+            "notebook 02 again."
+        ) from error
 
 
 def _identity(images: pd.DataFrame, paths: Sequence[Path], size: int) -> str:
@@ -118,15 +179,6 @@ def _identity(images: pd.DataFrame, paths: Sequence[Path], size: int) -> str:
         state = path.stat()
         identity.update(f"{image_id} {source} {state.st_size} {state.st_mtime_ns}\n".encode())
     return identity.hexdigest()[:16]
-
-
-@contextmanager
-def _alone(cache: Path) -> Iterator[None]:
-    """Wait while another process, such as another run of the sweep, makes the same cache."""
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with cache.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed, or its owner dies
-        yield
 
 
 def _decode(paths: Sequence[Path], cache: Path, size: int) -> None:
@@ -194,7 +246,8 @@ class _EpochBatches(Sampler):
 
     def __init__(self, count: int, config: RunConfig, chances: np.ndarray | None):
         self.count, self.seed, self.chances, self.epoch = count, config.seed, chances, 0
-        self.batches = -(-count // config.batch_size)
+        # a batch of one image would leave batch normalisation nothing to average
+        self.batches = min(-(-count // config.batch_size), max(1, count // 2))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls this."""
@@ -209,7 +262,6 @@ class _EpochBatches(Sampler):
             order = rng.permutation(self.count)
         else:
             order = rng.choice(self.count, self.count, p=self.chances)
-        # a last batch of one image would leave batch normalisation nothing to average
         yield from np.array_split(order, self.batches)
 
 
@@ -232,6 +284,11 @@ def augment(
     (fraction). Pixels from outside the image are 0, which after `normalise` is the mean colour;
     between pixels is interpolated linearly. Randomness comes from torch's global generator.
     """
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(
+            f"images: shape {tuple(images.shape)}, {images.dtype} was given, but normalised float "
+            "of shape (N, C, S, S) was expected, see to_input."
+        )
     drawn = torch.rand(len(images), 6, device=images.device)
     mirror = torch.where(drawn[:, :2] < flip, -1.0, 1.0)
     angle = torch.deg2rad((2 * drawn[:, 2] - 1) * rotation)
@@ -274,6 +331,8 @@ def augmented_pictures(arrays: np.ndarray, settings: TrainingSettings, times: in
         uint8 (1 + times, N, S, S, 3): first as stored, in the size of the model's input.
     """
     pictures = resize(arrays, settings.input_size)
+    if not len(pictures):
+        raise ValueError("There are no pictures to augment: does the training subset hold any?")
     torch.manual_seed(settings.seed)
     mean = pictures.mean(axis=(0, 1, 2))
     centred = torch.from_numpy(pictures - mean).permute(0, 3, 1, 2).float()

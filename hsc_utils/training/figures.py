@@ -112,7 +112,10 @@ def roc_and_precision_recall(curves: Mapping[str, dict], note: str = "") -> Figu
     pr.set(xlabel="Recall", ylabel="Precision")
     for axes, title in ((roc, "AUROC"), (pr, "average precision")):
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), aspect="equal")
-        axes.legend(title=title, fontsize=8, title_fontsize=8, loc="lower right", edgecolor="none")
+        if curves:  # a subset of one class has none
+            axes.legend(
+                title=title, fontsize=8, title_fontsize=8, loc="lower right", edgecolor="none"
+            )
     return drawing.finish(figure, note)
 
 

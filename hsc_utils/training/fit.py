@@ -3,20 +3,23 @@
 import ctypes
 import logging
 import os
+import signal
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import lightning
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, TQDMProgressBar
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hsc_utils import metrics
-from hsc_utils.files import write_csv
+from hsc_utils.files import atomic_path, set_aside, shown_path, write_csv
 from hsc_utils.study import Run, RunConfig
 from hsc_utils.training import batches
 from hsc_utils.training.models import build_model
@@ -39,16 +42,21 @@ def fit(samples: pd.DataFrame, arrays: np.ndarray, run: Run, config: RunConfig) 
     )
     subsets = dict(list(samples.groupby("split")))
     shares = subsets["train"]["class"].value_counts(normalize=True)[class_names].to_numpy()
+    check_input_size(model, config)
     classifier = Classifier(model.to(memory_format=torch.channels_last), config, shares)
-    trainer = _trainer(run, config)
-    last = run.checkpoints / "last.ckpt"
+    progress = _Progress(run, config)
+    trainer = _trainer(config, progress)
+    on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(
             classifier,
             batches.training_batches(subsets["train"], arrays, config),
             batches.ordered_batches(subsets["validation"], arrays, config),
-            ckpt_path=str(last) if last.exists() else None,
+            ckpt_path=progress.latest(),
         )
+    except SystemExit:  # what Lightning makes of Ctrl-C, and then it is deaf to the next one
+        signal.signal(signal.SIGINT, on_interrupt)
+        raise KeyboardInterrupt("Training was stopped; run it again to continue.") from None
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
@@ -56,16 +64,37 @@ def fit(samples: pd.DataFrame, arrays: np.ndarray, run: Run, config: RunConfig) 
             f"A batch of {config.batch_size} at {config.input_size} px does not fit into "
             f"the memory of {device_name()}: lower batch_size first, then input_size."
         ) from error
-    if trainer.interrupted:
-        raise KeyboardInterrupt("Training was stopped; run it again to continue.")
-    if not trainer.checkpoint_callback.best_model_score.isfinite():
+    if not np.isfinite(progress.least_loss):
         raise ValueError(
             "The validation loss was never a finite number: lower learning_rate, and look at the "
             "images for constant or damaged ones."
         )
-    best = torch.load(run.checkpoints / "best.ckpt", weights_only=True, map_location="cpu")
-    classifier.load_state_dict(best["state_dict"])
+    classifier.load_state_dict(read_checkpoint(progress.best)["state_dict"])
     return classifier.model
+
+
+def check_input_size(model: nn.Module, config: RunConfig) -> None:
+    """Refuse a size that the backbone cannot take, before anything is trained."""
+    side = config.input_size
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, len(config.channels), side, side))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ValueError(
+            f"input_size: {config.architecture} cannot take {side} px ({error}). Try 224, which "
+            "every torchvision classifier takes, or another architecture."
+        ) from error
+    model.train()
+
+
+def read_checkpoint(path: Path) -> dict:
+    """Read the state of training after an epoch; a file that is empty or cut is a ValueError."""
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises nearly everything
+        raise ValueError(
+            f"{shown_path(path)} is empty, cut short or damaged ({type(error).__name__})."
+        ) from error
 
 
 class Classifier(lightning.LightningModule):
@@ -123,20 +152,41 @@ class Classifier(lightning.LightningModule):
         self.log_dict(scores)
 
 
-class _History(Callback):
-    """One row of ``history.csv`` an epoch, and one line for the reader; part of checkpoints."""
+class _Progress(Checkpoint):
+    """After each epoch a row of ``history.csv``, a line for the reader, and the checkpoints.
 
-    def __init__(self, run: Run, config: RunConfig, quiet: bool):
-        self.path, self.quiet = run.history_file, quiet
+    Lightning's own callback writes the last epoch only where it was also the best.
+    """
+
+    def __init__(self, run: Run, config: RunConfig):
+        self.path = run.history_file
+        self.best, self.last = run.checkpoints / "best.ckpt", run.checkpoints / "last.ckpt"
         # parallel runs print into one log
         self.label = f"{config.model} on {config.level}s, seed {config.seed} ·"
         self.rows: list[dict] = []
+        self.least_loss = np.inf
 
     def state_dict(self) -> dict:
-        return {"rows": self.rows}
+        return {"rows": self.rows, "least_loss": self.least_loss}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.rows = list(state_dict["rows"])
+        self.rows, self.least_loss = list(state_dict["rows"]), state_dict["least_loss"]
+
+    def latest(self) -> str | None:
+        """Find the checkpoint to continue from; without the best epoch's there is none."""
+        epochs = {}
+        for path in (self.best, self.last):
+            if path.exists():
+                try:
+                    epochs[path] = read_checkpoint(path)["epoch"]
+                except ValueError as error:
+                    set_aside(path, f"{self.label} {error}")
+        if self.best in epochs:
+            return str(max(epochs, key=epochs.get))
+        if self.last in epochs:
+            print(self.label, "the best epoch is lost, so training begins anew", flush=True)
+            self.last.unlink()
+        return None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Classifier) -> None:
         if self.rows:
@@ -158,29 +208,28 @@ class _History(Callback):
         row["seconds"] = round(time.perf_counter() - self.started, 2)
         self.rows.append(row)
         write_csv(self.path, pd.DataFrame(self.rows))
-        if not self.quiet:
+        loss = float(trainer.callback_metrics["val_loss"])
+        paths = [self.last]
+        if loss < self.least_loss:
+            self.least_loss, paths = loss, [self.best, self.last]
+        for path in paths:
+            with atomic_path(path) as temporary:
+                trainer.save_checkpoint(temporary)
+        if not trainer.progress_bar_callback:
             numbers = (f"{name} {value:.4g}" for name, value in row.items())
             print(self.label, "  ".join(numbers), flush=True)
 
 
-def _trainer(run: Run, config: RunConfig) -> lightning.Trainer:
+def _trainer(config: RunConfig, progress: _Progress) -> lightning.Trainer:
     """Return Lightning's loop: early stopping, checkpoints, and one line or a bar an epoch."""
     # keep its advice about hardware and workers out of notebooks
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     interactive = sys.stdout.isatty() or "JPY_SESSION_NAME" in os.environ
-    checkpoint = ModelCheckpoint(
-        run.checkpoints,
-        filename="best",
-        monitor="val_loss",
-        save_last=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
     stopping = EarlyStopping(
         "val_loss", patience=config.patience, check_on_train_epoch_end=True, verbose=False
     )
-    callbacks = [_History(run, config, quiet=interactive), stopping, checkpoint]
+    callbacks = [stopping, progress]  # in this order: a checkpoint holds the patience left
     return lightning.Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=1,
@@ -188,7 +237,8 @@ def _trainer(run: Run, config: RunConfig) -> lightning.Trainer:
         max_epochs=config.max_epochs,
         callbacks=[*callbacks, TQDMProgressBar()] if interactive else callbacks,
         logger=False,
-        default_root_dir=run.checkpoints,  # where a requeued SLURM job leaves its state
+        # on a SLURM node Lightning would keep a state of its own, and prefer it to last.ckpt
+        plugins=[LightningEnvironment()],
         num_sanity_val_steps=0,
         enable_model_summary=False,
         enable_progress_bar=interactive,
@@ -203,14 +253,14 @@ def predict(
     Computed in single precision, so that others can repeat them.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.eval().to(device)
+    model = model.eval().to(device, memory_format=torch.channels_last)
     probabilities = []
     with torch.inference_mode():
         for pixels, _ in batches.ordered_batches(samples, arrays, config):
             logits = model(batches.normalise(pixels.to(device), config))
             probabilities.append(logits.softmax(1).cpu().numpy())
     columns = [f"p_{name}" for name in config.class_names]
-    table = samples[["id", "image_id", "class", "split"]].reset_index(drop=True)
+    table = samples[["id", "image_id", "class", "split", "group"]].reset_index(drop=True)
     return table.join(pd.DataFrame(np.concatenate(probabilities), columns=columns))
 
 
@@ -236,7 +286,7 @@ def keep_freed_memory() -> None:
     glibc hands large blocks back to the system, which must clear them when they are asked for
     again: a tenth of a step. Other C libraries have no such setting, and are left alone.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None and not torch.cuda.is_available():
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

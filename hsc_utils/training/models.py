@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 
-from hsc_utils.files import from_root, shown_path
+from hsc_utils.files import file_sha256, from_root, set_aside, shown_path
 from hsc_utils.study import Run, RunConfig
 
 _RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -60,8 +60,8 @@ def build_model(
     Raises
     ------
     ValueError
-        If the architecture is unknown or has no head that can be replaced; the message
-        lists those that work.
+        If the architecture is unknown or has no head that can be replaced (the message
+        lists those that work), or a number is not at least 1.
     WeightsError
         If the weights cannot be had, cannot be read or do not fit.
     """
@@ -72,10 +72,18 @@ def build_model(
             f"linear layer. The paper's are {', '.join(PAPER_ARCHITECTURES)}; these work too: "
             f"{', '.join(name for name in known if name not in PAPER_ARCHITECTURES)}."
         )
+    for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: {value!r} was given, but a whole number from 1 is expected.")
+    if not isinstance(weights, str | Path):
+        raise WeightsError(f"weights: {weights!r} is not 'imagenet', 'none' or a path.")
     model = models.get_model(architecture, weights=None)
     if weights == "none":
         return _adapt(model, num_classes, in_channels)
-    path = imagenet_file(architecture) if weights == "imagenet" else from_root(weights)
+    if weights == "imagenet":
+        path = imagenet_file(architecture)
+    elif wrong := _wrong_hash(path := from_root(weights), architecture):
+        raise WeightsError(f"weights: {wrong} Copy or download it again.")
     state = read_state_dict(path)
     head = state.get(f"{_head_name(model)}.weight")
     if head is not None and len(head) == _IMAGENET_CLASSES:
@@ -105,8 +113,8 @@ def load_run(run_dir: str | Path) -> tuple[nn.Module, RunConfig]:
     ------
     FileNotFoundError
         If the run is missing or not finished.
-    WeightsError
-        If its weights do not fit the model that its ``config.json`` describes.
+    ValueError
+        If one of its files is damaged, or its weights do not fit its ``config.json``.
     """
     run = Run(run_dir)
     run.check_finished()
@@ -172,27 +180,48 @@ def starting_weights(weights: str, architecture: str) -> str:
 
 
 def imagenet_file(architecture: str) -> Path:
-    """Find the file of ImageNet weights in torch's cache, downloading it where that is possible."""
+    """Find the ImageNet weights in torch's cache; damaged or missing ones are downloaded."""
     url = models.get_model_weights(architecture)["IMAGENET1K_V1"].url
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-    if path.exists():
-        return path
-    checksum = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    wrong = ""
     try:
+        if path.exists():
+            if not (wrong := _wrong_hash(path, architecture)):
+                return path
+            set_aside(path, wrong)
         if not _answers(url):
             raise OSError("their server does not answer")
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(
-            url, str(path), hash_prefix=checksum and checksum[1], progress=False
+            url, str(path), hash_prefix=_hash_in_name(path), progress=False
         )
     except (OSError, RuntimeError) as error:
         raise WeightsError(
-            f"The ImageNet weights of {architecture} are not cached and could not be downloaded "
-            f"({error}). Put the file {path.name} (from {url}) into the folder hub/checkpoints of "
-            "TORCH_HOME (by default ~/.cache/torch), or start from random weights with "
-            "weights='none'."
+            f"{wrong}{' ' * bool(wrong)}The ImageNet weights of {architecture} are not cached and "
+            f"could not be downloaded ({error}). Put the file {path.name} (from {url}) into the "
+            "folder hub/checkpoints of TORCH_HOME (by default ~/.cache/torch; it may be any folder "
+            "that can be written), or start from random weights with weights='none'."
         ) from error
     return path
+
+
+def _hash_in_name(path: Path) -> str | None:
+    found = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    return found and found[1]
+
+
+def _wrong_hash(path: Path, architecture: str) -> str:
+    """Say that a file of torchvision's is not what its name promises; empty if it is, or none."""
+    published = {Path(choice.url).name for choice in models.get_model_weights(architecture)}
+    if path.name not in published or not path.is_file():
+        return ""
+    expected, found = _hash_in_name(path), file_sha256(path)
+    if not expected or found.startswith(expected):
+        return ""
+    return (
+        f"{shown_path(path)} is damaged or cut short: its SHA-256 begins with "
+        f"{found[: len(expected)]}, not with {expected} as its name says."
+    )
 
 
 def _answers(url: str) -> bool:

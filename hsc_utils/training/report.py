@@ -13,44 +13,76 @@ _SCORE_NAMES = {
     "auroc": "AUROC (mean of one-vs-rest)",
     "accuracy": "accuracy",
     "f1": "F1 (mean over classes)",
-    "ece": "expected calibration error",
+    "brier": "Brier score (0 best)",
 }
+
+_COMPARED = ("balanced_accuracy", "auroc")
 
 
 def score_table(run: Run) -> pd.DataFrame:
-    """Set a run's test scores, with their intervals, beside what the paper reports of that model.
+    """Set a run's scores, with their intervals, beside what the paper reports of that model.
+
+    They are those of the test subset, or of validation where there is none (`Run.judged_on`).
 
     Returns
     -------
     DataFrame
         One row a score: ``this run``, ``95 % interval`` and ``paper, on its own data``.
     """
-    scores, reported = run.scores["test"], paper.scores()
+    scores, reported = run.scores[run.judged_on], paper.scores()
     model = (run.config.level, run.config.architecture)
     known = reported.loc[model] if model in reported.index else {}
     rows = {
         name: {
-            "this run": f"{scores[key]:.3f}",
-            "95 % interval": "{:.3f} to {:.3f}".format(*scores["intervals"][key]),
+            "this run": _number(scores[key]),
+            "95 % interval": _range(scores["intervals"][key]),
             "paper, on its own data": f"{known[key]:.3f}" if key in known else "not given",
         }
         for key, name in _SCORE_NAMES.items()
     }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("test score")
+    rows["expected calibration error"] = {
+        "this run": _number(scores["ece"]),
+        "95 % interval": "{:.3f} to {:.3f} if calibrated".format(*scores["ece_if_calibrated"]),
+        "paper, on its own data": "not given",
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(f"{run.judged_on} score")
+
+
+def _number(value: float) -> str:
+    return "not defined" if np.isnan(value) else f"{value:.3f}"
+
+
+def _range(interval: tuple[float, float]) -> str:
+    return "none" if np.isnan(interval).any() else "{:.3f} to {:.3f}".format(*interval)
+
+
+def scores_note(run: Run, note: str) -> str:
+    """Add to a figure's note whose scores it shows, where they are not the test subset's."""
+    if run.judged_on == "test":
+        return note
+    return " · ".join(filter(None, [note, "Validation subset: there is no test subset"]))
 
 
 def sentence(run: Run) -> str:
-    """Say in plain words what the test scores of a finished run mean, and how far to trust them."""
-    scores, class_names = run.scores["test"], run.config.class_names
+    """Say in plain words what the scores of a finished run mean, and how far to trust them."""
+    subset, class_names = run.judged_on, run.config.class_names
+    scores = run.scores[subset]
     confusion = np.array(scores["confusion"])
     low, high = scores["intervals"]["auroc"]
     commonest = confusion.sum(1).max() / confusion.sum()
     text = (
-        f"Of {scores['samples']} test {run.config.level}s, {scores['accuracy']:.0%} are given "
+        f"Of {scores['samples']} {subset} {run.config.level}s, {scores['accuracy']:.0%} are given "
         f"their class (always naming the commonest would reach {commonest:.0%}). "
-        f"A sample of a class ranks above one of another class {scores['auroc']:.0%} of the time; "
-        f"by resampling images, {low:.0%} to {high:.0%}. "
     )
+    if subset == "validation":
+        text = f"There is no test subset, and the kept epoch flatters these scores. {text}"
+    if np.isnan(scores["auroc"]):
+        text += "They are of one class only, so nothing is known of telling classes apart. "
+    else:
+        text += (
+            f"A sample of a class ranks above one of another class {scores['auroc']:.0%} of the "
+            f"time; 95 % interval {_range((low, high))}. {scores['caution']} "
+        )
     if low <= 0.5:
         text += "That interval includes guessing: nothing has been shown to be learnt. "
     wrong = confusion * (1 - np.eye(len(confusion), dtype=int))
@@ -62,13 +94,14 @@ def sentence(run: Run) -> str:
         )
     if scores["left_out"]:
         text += (
-            f"No test sample belongs to {', '.join(scores['left_out'])}, so no score covers that. "
+            f"No {subset} sample belongs to {', '.join(scores['left_out'])}, so no score covers "
+            "that. "
         )
     return text.strip()
 
 
 def curves(run: Run) -> dict[str, dict]:
-    """Trace ROC and precision-recall curves on the test subset, one-vs-rest.
+    """Trace ROC and precision-recall curves on the subset judged, one-vs-rest.
 
     Returns
     -------
@@ -77,7 +110,7 @@ def curves(run: Run) -> dict[str, dict]:
         and the numbers ``auroc``, ``average_precision`` and ``share`` (of the samples), all in
         [0, 1].
     """
-    test, traced = _of_test(run), {}
+    test, traced = _judged(run), {}
     for name in run.config.class_names:
         positive, ranked = test["class"] == name, test[f"p_{name}"]
         if not positive.any() or positive.all():
@@ -97,14 +130,14 @@ def curves(run: Run) -> dict[str, dict]:
 
 
 def reliability(run: Run) -> pd.DataFrame:
-    """Tabulate confidence against accuracy on the test subset, as `metrics.reliability` does."""
-    test, class_names = _of_test(run), run.config.class_names
+    """Tabulate confidence against accuracy on the subset judged, as `metrics.reliability` does."""
+    test, class_names = _judged(run), run.config.class_names
     probabilities = metrics.probability_matrix(test, class_names)
     return metrics.reliability(test["class"], probabilities, class_names)
 
 
 def confident_mistakes(run: Run, count: int) -> pd.DataFrame:
-    """List the wrong predictions of highest probability on the test subset.
+    """List the wrong predictions of highest probability on the subset judged.
 
     Parameters
     ----------
@@ -119,7 +152,7 @@ def confident_mistakes(run: Run, count: int) -> pd.DataFrame:
         Rows of `Run.predictions` with ``predicted`` and ``confidence`` (in [0, 1]), the most
         confident first; the index is the row there, as in the table that was trained on.
     """
-    test = _of_test(run)
+    test = _judged(run)
     probabilities = metrics.probability_matrix(test, run.config.class_names)
     predicted = np.array(run.config.class_names)[probabilities.argmax(1)]
     test = test.assign(predicted=predicted, confidence=probabilities.max(1))
@@ -128,7 +161,7 @@ def confident_mistakes(run: Run, count: int) -> pd.DataFrame:
 
 
 def levels_side_by_side(cell_run: Run, image_run: Run) -> pd.DataFrame:
-    """Score cells voted into images beside an image-level model, on the test images both know.
+    """Score cells voted into images beside an image-level model, on the images both are judged on.
 
     Parameters
     ----------
@@ -140,18 +173,26 @@ def levels_side_by_side(cell_run: Run, image_run: Run) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a model with its scores and their intervals; one row alone where the
-        image-level run does not exist or knows none of these images.
+        One row a model with its scores and their intervals, and one for the difference, which
+        counts that both saw the same images; one row alone where the image-level run does not
+        exist, is damaged, or knows other classes or none of these images.
 
     Raises
     ------
     ValueError
         If an image is in another subset for one of the two models.
     """
-    class_names = cell_run.config.class_names
+    class_names, subset = cell_run.config.class_names, cell_run.judged_on
     votes = vote(cell_run)
-    tables = {"cells, voted into images": votes[votes["split"] == "test"]}
-    if image_run.predictions_file.exists():
+    tables = {"cells, voted into images": votes[votes["split"] == subset]}
+    reason = next(iter(image_run.damaged()), "")
+    if not image_run.predictions_file.exists():
+        reason = "It is not trained yet."
+    elif not reason and set(image_run.config.class_names) != set(class_names):
+        reason = f"It knows other classes: {', '.join(image_run.config.class_names)}."
+    if reason:
+        print(f"Without the image-level model {image_run}: {reason}")
+    else:
         of_images = image_run.predictions
         both = votes.merge(of_images, on="image_id", suffixes=("", "_image"))
         if (both["split"] != both["split_image"]).any():
@@ -159,28 +200,48 @@ def levels_side_by_side(cell_run: Run, image_run: Run) -> pd.DataFrame:
                 f"{image_run} was trained on another split than these cells: train it again with "
                 "notebook 03."
             )
-        shared = both.loc[both["split"] == "test", "image_id"]
+        shared = both.loc[both["split"] == subset, "image_id"]
         if len(shared):
             tables["image-level model"] = of_images
             tables = {name: t[t["image_id"].isin(shared)] for name, t in tables.items()}
-    rows = {}
+    rows, without = {}, []
     for name, table in tables.items():
-        arguments = (table["class"], metrics.probability_matrix(table, class_names), class_names)
-        scores = metrics.score(*arguments)
-        intervals = metrics.intervals(*arguments, table["image_id"], resamples=2000)
+        table = table.sort_values("image_id")
+        units = table["class"], table["image_id"], table.get("group")
+        codes, kinds = metrics.sampling_units(*units)
+        truth = pd.Index(class_names).get_indexer(table["class"])
+        probabilities = metrics.probability_matrix(table, class_names)
+        sums = metrics.sums_by_image(truth, probabilities, codes)
+        without.append([metrics.weighted_scores(metrics.leave_one_out(k), sums)[0] for k in kinds])
+        scores = metrics.score(truth, probabilities, class_names)
+        intervals = metrics.intervals(truth, probabilities, class_names, *units[1:])
         rows[name] = {"images": len(table)} | {
-            _SCORE_NAMES[key]: "{:.3f} ({:.3f} to {:.3f})".format(scores[key], *intervals[key])
-            for key in ("balanced_accuracy", "auroc")
+            _SCORE_NAMES[key]: f"{_number(scores[key])} ({_range(intervals[key])})"
+            for key in _COMPARED
+        }
+    if len(without) == 2:
+        rows["difference"] = {"images": len(table)} | {
+            _SCORE_NAMES[key]: _difference([a[key] - b[key] for a, b in zip(*without, strict=True)])
+            for key in _COMPARED
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def _difference(gaps: list[np.ndarray]) -> str:
+    """Say how two models differ, from the difference without each image (and each group)."""
+    low, high = metrics.widest_interval(gaps, 0.95)
+    if np.isnan(low):
+        return "too few images to say"
+    end = "not told apart" if low <= 0 <= high else "beyond the choice of images"
+    return f"{gaps[0][0]:+.3f} ({low:+.3f} to {high:+.3f}): {end}"
 
 
 def vote(cell_run: Run) -> pd.DataFrame:
     """Let the cells of each image vote: an image's probabilities are the mean of its cells'."""
     columns = [f"p_{name}" for name in cell_run.config.class_names]
-    of_image = cell_run.predictions.groupby(["image_id", "class", "split"], sort=False)
+    of_image = cell_run.predictions.groupby(["image_id", "class", "split", "group"], sort=False)
     return of_image[columns].mean().reset_index()
 
 
-def _of_test(run: Run) -> pd.DataFrame:
-    return run.predictions.query("split == 'test'")
+def _judged(run: Run) -> pd.DataFrame:
+    return run.predictions.query("split == @run.judged_on")

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -262,3 +264,68 @@ def test_pictures_are_augmented_for_a_reader():
     assert still.shape == (4, 2, 16, 16, 3) and still.dtype == np.uint8
     assert (still[0] == pictures).all()
     assert np.abs(still.astype(int) - pictures).max() <= 1
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    "spoil", [cut, lambda path: path.write_bytes(b""), lambda path: path.write_bytes(bytes(2000))]
+)
+def test_a_damaged_cache_is_named_and_made_again(prepared, capsys, spoil):
+    folder, images = prepared
+    whole = np.array(batches.image_arrays(images, folder, folder / "cache", 20))
+    (cache,) = (folder / "cache").glob("*.npy")
+    spoil(cache)
+    assert (batches.image_arrays(images, folder, folder / "cache", 20) == whole).all()
+    assert f"{cache.name} is empty, cut short or damaged" in capsys.readouterr().out
+    assert cache.with_name(f"{cache.name}.damaged").exists()
+
+
+@pytest.mark.parametrize(
+    "spoil", [cut, lambda path: path.write_bytes(b""), lambda path: path.unlink()]
+)
+def test_damaged_patches_are_named(tmp_path, spoil):
+    patches = np.arange(96, dtype=np.uint8).reshape(2, 4, 4, 3)
+    np.save(tmp_path / "patches.npy", np.repeat(patches, 4, axis=0))
+    assert (batches.cell_arrays(tmp_path)[::4] == patches).all()
+    spoil(tmp_path / "patches.npy")
+    with pytest.raises(ValueError, match=r"patches\.npy is missing, .*Run notebook 02 again"):
+        batches.cell_arrays(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (np.zeros((2, 8, 8, 3)), r"shape \(2, 8, 8, 3\), float64"),
+        (np.zeros((8, 8, 3), np.uint8), r"shape \(8, 8, 3\), uint8"),
+        (np.zeros((2, 8, 8, 4), np.uint8), r"shape \(2, 8, 8, 4\)"),
+        (np.zeros((2, 0, 8, 3), np.uint8), r"shape \(2, 0, 8, 3\)"),
+        ("a.png", r"shape \(\), str"),
+    ],
+)
+def test_anything_but_pictures_is_refused(arrays, message):
+    for verb in (
+        lambda: batches.to_input(arrays, CONFIG),
+        lambda: batches.resize(arrays, 32),
+        lambda: batches.augmented_pictures(arrays, CONFIG, times=1),
+    ):
+        with pytest.raises(ValueError, match=f"{message}.* given.*uint8, was expected"):
+            verb()
+
+
+def test_no_picture_is_no_fault_of_resizing_but_nothing_to_augment():
+    none = np.zeros((0, 8, 8, 3), np.uint8)
+    assert batches.to_input(none, CONFIG).shape == (0, 3, 32, 32)
+    with pytest.raises(ValueError, match="training subset"):
+        batches.augmented_pictures(none, CONFIG, times=1)
+    with pytest.raises(ValueError, match=r"images: shape \(3, 20, 20\).*float"):
+        batches.augment(torch.zeros(3, 20, 20), **STILL)
+
+
+def test_the_package_asks_nothing_that_windows_lacks():
+    """On Windows there is no fcntl; the module must still be importable."""
+    code = "import sys; sys.modules['fcntl'] = None; import hsc_utils.training.batches"
+    # the libraries come first: only this project's own imports are judged
+    subprocess.run([sys.executable, "-c", f"import torch, filelock, tqdm, cv2; {code}"], check=True)

@@ -1,3 +1,4 @@
+import io
 import os
 import time
 
@@ -21,6 +22,20 @@ def cache(tmp_path, monkeypatch):
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     return folder
+
+
+@pytest.fixture
+def publish(cache, monkeypatch):
+    """Return a function that puts weights into the cache as if they were torchvision's."""
+    digests, measured = {}, models.file_sha256
+
+    def put(name, state):
+        torch.save(state, cache / name)
+        digests[measured(cache / name)] = name.split("-")[1].split(".")[0]
+        return cache / name
+
+    monkeypatch.setattr(models, "file_sha256", lambda p: digests.get(measured(p), measured(p)))
+    return put
 
 
 def imagenet_state(architecture, seed=1):
@@ -53,16 +68,16 @@ def test_an_unsuitable_architecture_is_refused_with_a_list(architecture):
         models.build_model(architecture, weights="none")
 
 
-def test_imagenet_weights_come_from_the_cache(cache):
+def test_imagenet_weights_come_from_the_cache(publish):
     state = imagenet_state("resnet18")
-    torch.save(state, cache / "resnet18-f37072fd.pth")
+    publish("resnet18-f37072fd.pth", state)
     model = models.build_model("resnet18", 3, "imagenet")
     assert torch.equal(model.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
     assert model.fc.out_features == 3
     assert models.starting_weights("auto", "resnet18") == "imagenet"
 
 
-def test_densenets_old_key_names_are_understood(cache):
+def test_densenets_old_key_names_are_understood(publish):
     state = imagenet_state("densenet121")
     old = {}
     for name, tensor in state.items():
@@ -73,14 +88,14 @@ def test_densenets_old_key_names_are_understood(cache):
                 name = name.replace(f".{layer}.", f".{layer[:-1]}.{layer[-1]}.")
         old[name] = tensor
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
-    torch.save(old, cache / "densenet121-a639ec97.pth")
+    publish("densenet121-a639ec97.pth", old)
     model = models.build_model("densenet121", 3, "imagenet")
     key = "features.denseblock4.denselayer16.conv2.weight"
     assert torch.equal(model.state_dict()[key], state[key])
 
 
-def test_a_gray_image_gives_the_pretrained_response_whatever_the_number_of_slices(cache):
-    torch.save(imagenet_state("resnet18"), cache / "resnet18-f37072fd.pth")
+def test_a_gray_image_gives_the_pretrained_response_whatever_the_number_of_slices(publish):
+    publish("resnet18-f37072fd.pth", imagenet_state("resnet18"))
     gray = torch.randn(2, 1, 32, 32)
     colour = models.build_model("resnet18", 3, "imagenet").conv1(gray.repeat(1, 3, 1, 1))
     for slices in (1, 2):
@@ -95,6 +110,92 @@ def test_missing_weights_say_which_file_to_put_where(cache):
         models.build_model("resnet18")
     assert models.starting_weights("auto", "resnet18") == "none"
     assert models.starting_weights("imagenet", "resnet18") == "imagenet"
+
+
+def shorten(path):
+    path.write_bytes(path.read_bytes()[:100_000])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("spoil", [shorten, empty, flip_a_bit])
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [("resnet18", "resnet18-f37072fd.pth"), ("densenet121", "densenet121-a639ec97.pth")],
+)
+def test_damaged_weights_are_set_aside_and_not_used(publish, capsys, architecture, name, spoil):
+    path = publish(name, imagenet_state(architecture))
+    spoil(path)
+    assert models.starting_weights("auto", architecture) == "none"
+    said = capsys.readouterr().out
+    assert f"{name} is damaged or cut short: its SHA-256 begins with" in said
+    assert f"set aside as {name}.damaged" in said
+    assert not path.exists() and path.with_name(f"{name}.damaged").exists()
+    with pytest.raises(models.WeightsError, match=rf"Put the file {name} .*weights='none'"):
+        models.build_model(architecture, 3, "imagenet")
+
+
+def test_damaged_weights_are_fetched_again(publish, monkeypatch):
+    path = publish("resnet18-f37072fd.pth", imagenet_state("resnet18"))
+    whole = path.read_bytes()
+    shorten(path)
+    monkeypatch.setattr(models.urllib.request, "urlopen", lambda *a, **k: io.BytesIO())
+
+    def fetch(url, target, **kwargs):
+        assert kwargs["hash_prefix"] == "f37072fd"
+        path.write_bytes(whole)
+
+    monkeypatch.setattr(models.torch.hub, "download_url_to_file", fetch)
+    assert models.imagenet_file("resnet18").read_bytes() == whole
+
+
+def test_a_published_file_given_by_its_path_is_checked_too(tmp_path):
+    """A person's own file is not renamed; other names promise nothing."""
+    path = tmp_path / "resnet18-f37072fd.pth"
+    torch.save(imagenet_state("resnet18"), path)
+    with pytest.raises(models.WeightsError, match=r"begins with .*, not with f37072fd"):
+        models.build_model("resnet18", 3, path)
+    models.build_model("resnet18", 3, path.rename(tmp_path / "resnet18-20240101.pth"))
+
+
+@pytest.mark.parametrize("trouble", ["a file", "forbidden"])
+def test_a_cache_that_cannot_be_used_ends_in_a_sentence(tmp_path, monkeypatch, trouble):
+    monkeypatch.setattr(models.urllib.request, "urlopen", lambda *a, **k: io.BytesIO())
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    if trouble == "a file":
+        (tmp_path / "home").write_text("in the way")
+    else:  # as for a home of another account
+
+        def forbid(*args):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(models.Path, "exists", forbid)
+    with pytest.raises(models.WeightsError, match=r"TORCH_HOME .*any folder that can be written"):
+        models.imagenet_file("resnet18")
+    assert models.starting_weights("auto", "resnet18") == "none"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 0}, "num_classes: 0 .* whole number"),
+        ({"num_classes": 2.5}, "num_classes: 2.5"),
+        ({"in_channels": -1}, "in_channels: -1"),
+        ({"weights": None}, "weights: None is not 'imagenet'"),
+        ({"architecture": None}, "architecture: None is not"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        models.build_model(**{"architecture": "resnet18", "weights": "none"} | arguments)
 
 
 def test_a_silent_network_costs_seconds(cache, monkeypatch):

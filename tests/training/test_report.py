@@ -37,7 +37,7 @@ def predictions():
     for image, (true, p_a) in enumerate([("b", 0.1), ("b", 0.3), ("b", 0.9)], start=3):
         rows += [(f"{image}_{k}", f"i{image}", true, "test", p_a - k / 20) for k in (0, 1)]
     table = pd.DataFrame(rows, columns=["id", "image_id", "class", "split", "p_a"])
-    return table.assign(p_b=1 - table["p_a"])
+    return table.assign(p_b=1 - table["p_a"], group="")
 
 
 @pytest.fixture
@@ -52,6 +52,17 @@ def write_run(tmp_path):
         return run
 
     return write
+
+
+def several(predictions, times):
+    """Repeat the images under other names, so that there are enough for an interval."""
+    copies = [
+        predictions.assign(
+            image_id=f"copy{k}_" + predictions["image_id"], id=f"{k}" + predictions["id"]
+        )
+        for k in range(times)
+    ]
+    return pd.concat(copies, ignore_index=True)
 
 
 @pytest.fixture
@@ -81,8 +92,10 @@ def test_the_sentence_counts_what_the_table_holds(run):
 
 
 def test_the_sentence_admits_guessing_and_absent_classes(write_run, run):
-    guesses = write_run("guesses", run.predictions.assign(p_a=0.5, p_b=0.5))
-    assert "includes guessing" in report.sentence(guesses)
+    chance = np.random.default_rng(0).uniform(size=60)
+    table = several(run.predictions, 5).assign(p_a=chance, p_b=1 - chance)
+    assert "includes guessing" in report.sentence(write_run("guesses", table))
+    assert "3 independent image(s): too few for an interval" in report.sentence(run)
     scores = {"test": run.scores["test"] | {"left_out": ["c"]}}
     absent = write_run("absent", run.predictions, scores)
     assert "No test sample belongs to c" in report.sentence(absent)
@@ -99,7 +112,17 @@ def test_levels_are_compared_on_the_images_both_know(write_run, run, tmp_path):
     assert alone.index.tolist() == ["cells, voted into images"]
     votes = report.vote(run)
     both = report.levels_side_by_side(run, write_run("fewer", votes.drop(index=0)))
-    assert both["images"].tolist() == [5, 5]
+    assert both["images"].tolist() == [5, 5, 5]
+    assert (both.loc["difference"].iloc[1:] == "too few images to say").all()
+    many = write_run("many", several(run.predictions, 5))
+    equal = report.levels_side_by_side(many, write_run("same", report.vote(many)))
+    assert equal.loc["difference"].iloc[1:].str.contains("not told apart").all()
+    better = report.vote(many)
+    right = (better["class"] == "a").astype(float)
+    noise = np.random.default_rng(0).uniform(0, 0.2, len(better))
+    better = better.assign(p_a=abs(right - noise), p_b=1 - abs(right - noise))
+    apart = report.levels_side_by_side(many, write_run("better", better))
+    assert "beyond the choice of images" in apart.loc["difference"].iloc[1]
     others = write_run("others", votes.assign(image_id="other_" + votes["image_id"]))
     strangers = report.levels_side_by_side(run, others)
     assert strangers.index.tolist() == ["cells, voted into images"]
