@@ -1,6 +1,7 @@
 """The tables `images.csv` and `cells.csv`: read and check them, split and count images."""
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,36 +36,42 @@ CELL_COLUMNS = {
     "row": int,
     **dict.fromkeys(("touches", "simulated"), bool),
 }
+SUBSETS = ("train", "validation", "test")
 _NUMPY_KINDS = {int: "iu", bool: "b", float: "fiu"}
+# A greedy placement of whole groups depends on their order; the best of this many is kept.
+_GROUP_ORDERS = 64
+
+
+def expect(holds: bool, name: str, given: object, expected: str) -> None:
+    """Refuse what a caller gave for a parameter, unless what is expected of it holds."""
+    if not holds:
+        raise ValueError(f"{name} is {given!r}, but {expected} was expected.")
+
+
+def check_columns(table: pd.DataFrame, *columns: str) -> None:
+    """Refuse what is no table, or a table without columns that a function reads."""
+    found = [*table.columns] if isinstance(table, pd.DataFrame) else [type(table).__name__]
+    if absent := [column for column in columns if column not in found]:
+        raise ValueError(
+            f"The table lacks the columns {', '.join(absent)}. It has {', '.join(map(str, found))}."
+        )
 
 
 def read_images(prepared_dir: str | Path) -> pd.DataFrame:
-    """Read ``images.csv`` and check it.
-
-    Parameters
-    ----------
-    prepared_dir : path
-        Folder that `preparation.prepare_images` wrote.
+    """Read ``images.csv``, and refuse a damaged one, or one that names images that are gone.
 
     Returns
     -------
     DataFrame
         One row an image, columns `IMAGE_COLUMNS`; texts are never NaN.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the table or an image it names is missing.
-    ValueError
-        If columns are missing, an image_id occurs twice, or a split is unknown.
     """
     folder = from_root(prepared_dir)
-    images = _read_table(folder / "images.csv", IMAGE_COLUMNS, "image_id", made_by="01")
-    missing = [path for path in images["path"] if not (folder / path).exists()]
-    if missing:
+    path = folder / "images.csv"
+    images = _read_table(path, IMAGE_COLUMNS, ["image_id"], made_by="01")
+    if missing := [name for name in images["path"] if not (folder / name).exists()]:
         raise FileNotFoundError(
-            f"{shown_path(folder / 'images.csv')} names {len(missing)} missing images, first "
-            f"{missing[0]}. Run notebook 01 again; it makes what is missing."
+            f"{shown_path(path)} names {len(missing)} missing images, first {missing[0]}. Run "
+            "notebook 01 again; it makes what is missing."
         )
     return images
 
@@ -75,40 +82,29 @@ def read_rejected(prepared_dir: str | Path) -> pd.DataFrame:
 
 
 def read_cells(cells_dir: str | Path, prepared_dir: str | Path | None = None) -> pd.DataFrame:
-    """Read ``cells.csv`` and check it, also against ``images.csv`` where there is one.
+    """Read ``cells.csv``, and refuse a damaged one, or one whose splits leak.
 
     Parameters
     ----------
     cells_dir : path
         Folder that `detection.extract_cells` or `detection.import_patches` wrote.
     prepared_dir : path, optional
-        Folder of ``images.csv``; by default ``prepared`` beside `cells_dir`.
+        Folder of ``images.csv``, by default ``prepared`` beside `cells_dir`; where there is
+        one, split, class and group of a cell must be its image's.
 
     Returns
     -------
     DataFrame
         One row a cell, columns at least `CELL_COLUMNS`; texts are never NaN.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the table is missing.
-    ValueError
-        If columns are missing, a cell_id or row of ``patches.npy`` occurs twice, a split is
-        unknown, or the split, class or group of a cell is not its image's.
     """
     folder = from_root(cells_dir)
     path = folder / "cells.csv"
-    cells = _read_table(path, CELL_COLUMNS, "cell_id", made_by="02")
-    _refuse_repeats(cells, "row", path)
+    cells = _read_table(path, CELL_COLUMNS, ["cell_id", "row"], made_by="02")
     shared = ["split", "class", "group"]
     for column in shared:
         counts = cells.groupby("image_id")[column].nunique()
         if (counts > 1).any():
-            raise ValueError(
-                f"{shown_path(path)}: cells of image {counts.idxmax()} have more than one "
-                f"{column}, so the table leaks. Make it again with notebook 02."
-            )
+            raise _unfit(path, f"cells of image {counts.idxmax()} have more than one {column}")
     prepared = folder.parent / "prepared" if prepared_dir is None else from_root(prepared_dir)
     if (prepared / "images.csv").exists():
         images = read_images(prepared).set_index("image_id")
@@ -116,11 +112,14 @@ def read_cells(cells_dir: str | Path, prepared_dir: str | Path | None = None) ->
         expected = images.reindex(of_cell.index)[shared]
         differing = (expected != of_cell[shared]).any(axis=1)
         if differing.any():
-            raise ValueError(
-                f"{shown_path(path)}: image {differing.idxmax()} has another split or class "
-                "or group there than in images.csv, or is not in it. Run notebook 02 again."
-            )
+            name = differing.idxmax()
+            other = "has another split or class or group there than in images.csv"
+            raise _unfit(path, f"image {name} {other}, or is not in it")
     return cells
+
+
+def _unfit(path: Path, why: str, made_by: str = "02") -> ValueError:
+    return ValueError(f"{shown_path(path)}: {why}. Make it again with notebook {made_by}.")
 
 
 def _parsed(path: Path, made_by: str, **kwargs: object) -> pd.DataFrame:
@@ -138,14 +137,13 @@ def _parsed(path: Path, made_by: str, **kwargs: object) -> pd.DataFrame:
         ) from error
 
 
-def _read_table(path: Path, columns: Mapping[str, type], key: str, made_by: str) -> pd.DataFrame:
+def _read_table(
+    path: Path, columns: Mapping[str, type], unique: Sequence[str], made_by: str
+) -> pd.DataFrame:
+    """Read a table whose columns hold what they should, and some nothing twice."""
     header = _parsed(path, made_by, nrows=0).columns
-    absent = [column for column in columns if column not in header]
-    if absent:
-        raise ValueError(
-            f"{shown_path(path)} lacks the columns {', '.join(absent)}. "
-            f"Make it again with notebook {made_by}."
-        )
+    if absent := [column for column in columns if column not in header]:
+        raise _unfit(path, f"it lacks the columns {', '.join(absent)}", made_by)
     table = _parsed(
         path,
         made_by,
@@ -155,36 +153,15 @@ def _read_table(path: Path, columns: Mapping[str, type], key: str, made_by: str)
     )
     for column, kind in columns.items():
         if len(table) and kind is not str and table[column].dtype.kind not in _NUMPY_KINDS[kind]:
-            raise ValueError(
-                f"{shown_path(path)} is damaged: not every {column} is of type {kind.__name__}. "
-                f"Make it again with notebook {made_by}."
-            )
-    _refuse_repeats(table, key, path)
-    unknown = sorted(set(table["split"]) - set(SUBSETS))
-    if unknown:
-        raise ValueError(
-            f"{shown_path(path)} has the split {unknown[0]!r}, but {', '.join(SUBSETS)} "
-            f"were expected. Make it again with notebook {made_by}."
-        )
+            why = f"it is damaged: not every {column} is of type {kind.__name__}"
+            raise _unfit(path, why, made_by)
+    for column in unique:
+        if len(repeated := table.loc[table[column].duplicated(), column]):
+            raise _unfit(path, f"{column} {repeated.iloc[0]} occurs more than once", made_by)
+    if unknown := sorted(set(table["split"]) - set(SUBSETS)):
+        why = f"it has the split {unknown[0]!r}, but {', '.join(SUBSETS)} were expected"
+        raise _unfit(path, why, made_by)
     return table
-
-
-def _refuse_repeats(table: pd.DataFrame, column: str, path: Path) -> None:
-    repeated = table.loc[table[column].duplicated(), column]
-    if len(repeated):
-        raise ValueError(
-            f"{shown_path(path)}: {column} {repeated.iloc[0]} occurs more than once. "
-            "Make the table again."
-        )
-
-
-def check_columns(table: pd.DataFrame, *columns: str) -> None:
-    """Refuse what is no table, or a table without columns that a function reads."""
-    found = [*table.columns] if isinstance(table, pd.DataFrame) else [type(table).__name__]
-    if absent := [column for column in columns if column not in found]:
-        raise ValueError(
-            f"The table lacks the columns {', '.join(absent)}. It has {', '.join(map(str, found))}."
-        )
 
 
 def near_duplicates(images: pd.DataFrame) -> pd.DataFrame:
@@ -205,10 +182,7 @@ def near_duplicates(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def count_by_class(images: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Count images by class (rows, the paper's order) and by another column (columns).
-
-    Subsets keep their order; other values are sorted.
-    """
+    """Count images by class (rows, the paper's order) and another column (subsets, or sorted)."""
     check_columns(images, "class", by)
     counts = pd.crosstab(images["class"], images[by])
     columns = [subset for subset in SUBSETS if subset in counts] if by == "split" else [*counts]
@@ -227,20 +201,12 @@ def compare_counts(images: pd.DataFrame) -> pd.DataFrame:
     check_columns(images, "class")
     counts = images["class"].value_counts().rename("images").to_frame()
     reported = paper.counts()["images"].rename("paper")
-    if counts.index.isin(reported.index).any():
-        counts = counts.join(reported, how="outer")
-    else:
-        counts["paper"] = pd.NA
+    of_paper = counts.index.isin(reported.index).any()
+    counts = counts.join(reported, how="outer" if of_paper else "left")
     table = counts.loc[paper.class_order(counts.index)]
     table = table.astype("Int64").fillna({"images": 0})
     table.loc["total"] = table.sum(min_count=1)
     return table.assign(difference=table["images"] - table["paper"]).rename_axis("class")
-
-
-SUBSETS = ("train", "validation", "test")
-
-# A greedy placement of whole groups depends on their order; the best of this many is kept.
-_GROUP_ORDERS = 64
 
 
 def split_images(
@@ -289,29 +255,38 @@ def split_images(
     sizes = np.zeros((units.max() + 1, len(class_names)), int)
     np.add.at(sizes, (units, classes), 1)
     used = [k for k, fraction in enumerate(fractions) if fraction > 0]
-    small = (sizes > 0).sum(axis=0) < len(used)
+    totals, sets = sizes.sum(axis=0), (sizes > 0).sum(axis=0)
+    small = sets < len(used)
     if small.any() and small_classes == "error":
+        k = small.argmax()
         raise ValueError(
-            f"Class {class_names[small.argmax()]} has {sizes.sum(axis=0)[small.argmax()]} "
-            f"image(s) in {(sizes > 0).sum(axis=0)[small.argmax()]} independent set(s), too few "
-            f"for {len(used)} subsets. Add images, remove the class, or set "
+            f"Class {class_names[k]} has {totals[k]} image(s) in {sets[k]} independent set(s), too "
+            f"few for {len(used)} subsets. Add images, remove the class, or set "
             "small_classes='train' to use it for training alone."
         )
-    targets = np.array([_targets(n, fractions) for n in sizes.sum(axis=0)]).T
+    targets = np.array([_targets(n, fractions) for n in totals]).T
     ranks = rank_names(images["image_id"], seed)
     placed = np.full(len(sizes), -1)
     placed[(sizes[:, small] > 0).any(axis=1)] = 0
     names = images["image_id"].astype(str).groupby(units).min()
     orders = _GROUP_ORDERS if group else 1
-    placed = _place_sets(placed, sizes, targets, names, seed, orders)
-    subsets = placed[units]
+    subsets = _place_sets(placed, sizes, targets, names, seed, orders)[units]
     for k in range(len(class_names)):
         loose = np.flatnonzero((subsets < 0) & (classes == k))
         counts = np.bincount(subsets[(subsets >= 0) & (classes == k)], minlength=len(SUBSETS))
-        quotas = _quotas(targets[:, k] - counts, len(loose))
+        quotas = np.maximum(targets[:, k] - counts, 0)
+        while quotas.sum() > len(loose):
+            quotas[quotas.argmax()] -= 1
         subsets[loose[np.argsort(ranks[loose])]] = np.repeat(np.arange(len(SUBSETS)), quotas)
     split = images.assign(split=np.array(SUBSETS)[subsets])
-    _check_subsets(split, set(class_names[~small]), [SUBSETS[k] for k in used], group)
+    filled = {*zip(split["class"], split["split"], strict=True)}
+    for name, k in itertools.product(class_names[~small], used):
+        if (name, SUBSETS[k]) not in filled:
+            raise ValueError(
+                f"Class {name} has no image in {SUBSETS[k]}: its images hang together too much by "
+                f"{group or 'their looks'} to be in every subset. Split by image, change the "
+                "fractions, or add images."
+            )
     return split
 
 
@@ -325,19 +300,19 @@ def _check_split_request(
             f"fractions are {fractions!r}, but three shares of training, validation and test that "
             "sum to 1 were expected."
         )
-    if small_classes not in ("error", "train"):
-        raise ValueError(f"small_classes is {small_classes!r}, but 'error' or 'train' is expected.")
+    known = small_classes in ("error", "train")
+    expect(known, "small_classes", small_classes, "'error' or 'train'")
     check_columns(images, "image_id", "class", *([group] if group else []))
     if not len(images):
         raise ValueError("The table to split has no rows.")
-    if group and (empty := images[group].isna() | (images[group].astype(str) == "")).any():
-        raise ValueError(
-            f"{empty.sum()} images have no {group}, first {images.loc[empty, 'image_id'].iloc[0]}; "
-            "groups cannot be kept whole. Choose another group, or split by image."
-        )
-    if (unknown := images["class"].isna() | (images["class"] == "")).any():
-        name = images.loc[unknown, "image_id"].iloc[0]
-        raise ValueError(f"{unknown.sum()} images have no class, first {name}: say or drop them.")
+    for column in ("class", group) if group else ("class",):
+        empty = images[column].isna() | (images[column].astype(str) == "")
+        if empty.any():
+            raise ValueError(
+                f"{empty.sum()} images have no {column}, first "
+                f"{images.loc[empty, 'image_id'].iloc[0]}. Say it, or drop them"
+                f"{', or choose another group, or split by image' * (column == group)}."
+            )
     if images["image_id"].duplicated().any():
         raise ValueError("An image_id occurs more than once in the table to split.")
 
@@ -381,59 +356,26 @@ def _place_sets(
     """Give every set of several images a subset, each where its classes lack the most."""
     waiting = np.flatnonzero((placed < 0) & (sizes.sum(axis=1) > 1))
     images = sizes.sum(axis=1)[waiting]
+    weights = sizes / sizes.sum(axis=0)
     best, least = placed, np.inf
     for order in range(orders):
         ranks = rank_names(names.iloc[waiting], seed, order)
         # The first order takes large sets first, which is often best; the others are random.
         queue = waiting[np.lexsort((ranks, -images if order == 0 else 0 * images))]
-        attempt, counts = _place_in_order(placed, queue, sizes, targets)
-        cost = _imbalance(counts, targets, sizes, attempt)
+        attempt = placed.copy()
+        counts = np.array([sizes[placed == k].sum(axis=0) for k in range(len(SUBSETS))])
+        for unit in queue:
+            lacking = (targets - counts) / np.maximum(targets, 1)
+            need = (lacking * weights[unit]).sum(axis=1)
+            attempt[unit] = np.where(targets.any(axis=1), need, -np.inf).argmax()
+            counts[attempt[unit]] += sizes[unit]
+        # The cost: squared deviations from the targets as shares of a class, 1 an empty subset.
+        loose = sizes[attempt < 0].sum(axis=0)
+        empty = (counts == 0) & (targets > 0) & (loose == 0)
+        cost = (((counts - targets) / targets.sum(axis=0)) ** 2).sum() + empty.sum()
         if cost < least:
             best, least = attempt, cost
     return best
-
-
-def _place_in_order(
-    placed: NDArray, queue: NDArray, sizes: NDArray, targets: NDArray
-) -> tuple[NDArray, NDArray]:
-    placed = placed.copy()
-    counts = np.array([sizes[placed == k].sum(axis=0) for k in range(len(SUBSETS))])
-    weights = sizes / sizes.sum(axis=0)
-    for unit in queue:
-        lacking = (targets - counts) / np.maximum(targets, 1)
-        lacking[targets.sum(axis=1) == 0] = -np.inf
-        placed[unit] = (lacking * weights[unit]).sum(axis=1).argmax()
-        counts[placed[unit]] += sizes[unit]
-    return placed, counts
-
-
-def _imbalance(counts: NDArray, targets: NDArray, sizes: NDArray, placed: NDArray) -> float:
-    """Square the deviations from the targets as shares of a class; an empty subset costs 1."""
-    loose = sizes[placed < 0].sum(axis=0)
-    empty = (counts == 0) & (targets > 0) & (loose == 0)
-    return float((((counts - targets) / targets.sum(axis=0)) ** 2).sum() + empty.sum())
-
-
-def _quotas(lacking: NDArray, count: int) -> NDArray[np.int64]:
-    """Share `count` single images out to the subsets that lack some."""
-    quotas = np.maximum(lacking, 0)
-    while quotas.sum() > count:
-        quotas[quotas.argmax()] -= 1
-    return quotas
-
-
-def _check_subsets(
-    images: pd.DataFrame, classes: set[str], subsets: Sequence[str], group: str | None
-) -> None:
-    counts = pd.crosstab(images["class"], images["split"]).reindex(columns=subsets, fill_value=0)
-    for name in sorted(classes):
-        for subset in subsets:
-            if not counts.loc[name, subset]:
-                raise ValueError(
-                    f"Class {name} has no image in {subset}: its images hang together too much"
-                    f"{f' by {group}' if group else ' as near-duplicates'} to be in every "
-                    "subset. Split by image, change the fractions, or add images."
-                )
 
 
 def sample_images(images: pd.DataFrame, count: int, seed: int = 0) -> pd.DataFrame:

@@ -1,18 +1,20 @@
-"""Scores of predictions, and their intervals by resampling images.
+"""Scores of predictions, and how far they can be trusted.
 
-Cells of one image are not independent, so intervals resample whole images. A resample is a
-weight for each image, and every score is computed from sums over images, never cell by cell:
-thousands of resamples take seconds.
+Cells of one image are not independent, nor are images of one day. So intervals leave out one
+image, or one group of images, at a time (the jackknife), and look how the score moves. Every
+score is computed from sums over images and a weight for each image, never cell by cell.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import special, stats
 
-# resamples scored at once: bounds the memory of an interval, not its result
-_CHUNK = 1000
+MIN_IMAGES = 5  # of a class: with fewer, no interval and no verdict
+ROUGH_IMAGES = 20  # of a class: with fewer, intervals are called rough
+MIN_GROUPS = 6  # with fewer, nothing is said about other days or mice
 
 
 def balanced_accuracy(y_true: Sequence, y_pred: Sequence) -> float:
@@ -57,8 +59,9 @@ def score(y_true: Sequence, probabilities: np.ndarray, class_names: Sequence[str
     -------
     dict
         Fractions in [0, 1]: ``balanced_accuracy`` (the paper's), ``balanced_accuracy_sklearn``
-        (mean sensitivity), ``accuracy``, ``auroc`` (one-vs-rest, macro), ``f1`` (macro) and
-        ``ece`` (expected calibration error, `image_sums.ECE_BINS` equal bins of confidence);
+        (mean sensitivity), ``accuracy``, ``auroc`` (one-vs-rest, macro), ``f1`` (macro),
+        ``brier`` (Brier 1950, halved: 0 perfect, 1 surely wrong) and ``ece`` (expected
+        calibration error, `ECE_BINS` equal bins of confidence);
         ``per_class`` with ``samples``, ``sensitivity``, ``specificity``, ``f1`` and ``auroc``
         by class; ``confusion`` (K lists of K counts, rows the truth); ``samples``; and
         ``left_out``, the classes without a true sample, which no mean includes. A score
@@ -91,12 +94,15 @@ def intervals(
     probabilities: np.ndarray,
     class_names: Sequence[str],
     images: Sequence,
+    groups: Sequence | None = None,
     *,
-    resamples: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
+    coverage: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
-    """Bootstrap percentile intervals of the scores, resampling images with replacement.
+    """Return intervals of the scores from leaving out one image, or one group, at a time.
+
+    On the logit scale, with t quantiles (see `jackknife`): a DeLong for samples that come in
+    clusters. Where groups are known, the wider of the intervals over images and over groups is
+    given. ``benchmarks/coverage.py`` measures what they cover.
 
     Parameters
     ----------
@@ -104,43 +110,132 @@ def intervals(
         As in `score`.
     images : sequence (N,)
         The image each sample comes from; at image level every sample its own.
-    resamples : int
-        Number of resamples.
-    level : float
-        Coverage of the intervals, in (0, 1).
-    seed : int
-        Seed of the resampling.
+    groups : sequence of str (N,), optional
+        The day, mouse or other group of each sample.
+    coverage : float
+        In (0, 1).
 
     Returns
     -------
     dict
-        ``(low, high)`` for each of `SCORES`, NaN where a score is never defined. A resample
-        in which a class does not occur leaves that class out of its means, as `score` does.
+        ``(low, high)`` for each of `SCORES`; NaN where no interval can be given: a class with
+        fewer than `MIN_IMAGES` images, or a score of exactly 0 or 1.
     """
     truth, probabilities = _checked(y_true, probabilities, class_names)
-    codes, names = pd.factorize(np.asarray(images))
-    if len(codes) != len(truth):
-        raise ValueError(f"images: {len(codes)} entries for {len(truth)} samples.")
+    codes, units = sampling_units(truth, images, groups)
     sums = sums_by_image(truth, probabilities, codes)
-    rng = np.random.default_rng(seed)
-    drawn = [weighted_scores(w, sums)[0] for w in resampled_images(len(names), resamples, rng)]
-    return {key: interval(np.concatenate([d[key] for d in drawn]), level) for key in SCORES}
+    scored = [weighted_scores(leave_one_out(unit), sums)[0] for unit in units]
+    return {
+        key: widest_interval([each[key] for each in scored], coverage, logit=True) for key in SCORES
+    }
 
 
-def resampled_images(images: int, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Draw images with replacement: yield weights (B, images) of a few resamples at a time."""
-    for start in range(0, resamples, _CHUNK):
-        count = min(_CHUNK, resamples - start)
-        yield rng.multinomial(images, np.full(images, 1 / images), size=count)
+def sampling_units(
+    truth: Sequence, images: Sequence, groups: Sequence | None = None
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Say what may be left out of a set of samples to learn how far its scores can be trusted.
+
+    Returned are the number of each sample's image (N,), and units: for each of the G images its
+    own number (G,), and where groups count, its group's (G,); none where a class has fewer than
+    `MIN_IMAGES` images. Groups count if none is empty, there are at least `MIN_GROUPS`, and every
+    class has several.
+    """
+    table = pd.DataFrame({"image": np.asarray(images), "class": np.asarray(truth)})
+    codes, names = pd.factorize(table["image"])
+    table["group"] = "" if groups is None else np.asarray(groups).astype(str)
+    table = table.assign(image=codes).drop_duplicates("image").sort_values("image")
+    if table["class"].value_counts().min() < MIN_IMAGES:
+        return codes, []
+    units = [np.arange(len(names))]
+    groups_of_class = table.groupby("class")["group"].nunique()
+    if counted_groups(table["group"]) >= MIN_GROUPS and groups_of_class.min() > 1:
+        units.append(pd.factorize(table["group"])[0])
+    return codes, units
 
 
-def interval(values: np.ndarray, level: float) -> tuple[float, float]:
-    """Return the percentile interval of resampled values, NaN left out; NaN where none is left."""
-    values = values[~np.isnan(values)]
-    if not len(values):
+def counted_groups(groups: Sequence[str]) -> int:
+    """Count the groups; none where any sample has none."""
+    names = set(groups)
+    return 0 if "" in names else len(names)
+
+
+def leave_one_out(units: np.ndarray) -> np.ndarray:
+    """Return weights of images: all of them, then without each unit, float (1 + U, images)."""
+    without = units != np.arange(units.max() + 1)[:, None]
+    return np.vstack([np.ones(len(units)), without])
+
+
+def jackknife(values: np.ndarray) -> tuple[float, float]:
+    """Return variance and degrees of freedom of a statistic from its leave-one-out values.
+
+    The delete-one jackknife (Tukey 1958). The degrees of freedom are those of its own estimate
+    of the variance (Satterthwaite 1946, from the fourth moment of the deviations): few where a
+    few units carry all the errors, as near a perfect score, and at most U - 1 for U values.
+    """
+    count = len(values)
+    squares = (values - values.mean()) ** 2
+    if count < 2 or not np.isfinite(squares).all():
         return np.nan, np.nan
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    if squares.sum() <= 1e-24:
+        return 0.0, count - 1.0
+    kurtosis = count * (squares**2).sum() / squares.sum() ** 2
+    freedom = 2 * count / (kurtosis - 1) if kurtosis > 1 else np.inf
+    return (count - 1) / count * squares.sum(), float(np.clip(freedom, 1.5, count - 1))
+
+
+def half_width(parts: Sequence[tuple[float, float]], coverage: float) -> float:
+    """Return the t half-width for a sum of variances, each with its degrees of freedom."""
+    variance, freedom = summed(parts)
+    return float(stats.t.ppf((1 + coverage) / 2, freedom) * np.sqrt(variance))
+
+
+def summed(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Add variances, each with its degrees of freedom, by Satterthwaite (1946)."""
+    variances, freedoms = np.array(parts).T
+    total = variances.sum()
+    if not total > 0:
+        return float(total), float(freedoms.min())
+    return float(total), float(total**2 / (variances**2 / freedoms).sum())
+
+
+def widest_interval(
+    scored: Sequence[np.ndarray], coverage: float, *, logit: bool = False
+) -> tuple[float, float]:
+    """Return the widest jackknife interval of a score that lies in [0, 1] if `logit`.
+
+    For each kind of unit, `scored` holds the score on `leave_one_out` (1 + U,); NaN without any.
+    """
+    if not scored or np.isnan(scored[0][0]):
+        return np.nan, np.nan
+    values = [special.logit(np.clip(s, 1e-6, 1 - 1e-6)) if logit else s for s in scored]
+    if logit and scored[0][0] in (0, 1):
+        return np.nan, np.nan
+    width = max(half_width([jackknife(v[1:])], coverage) for v in values)
+    ends = np.array([values[0][0] - width, values[0][0] + width])
+    return tuple(map(float, special.expit(ends) if logit else ends))
+
+
+def caution(truth: Sequence, images: Sequence, groups: Sequence | None = None) -> str:
+    """Say for whom intervals over these samples speak, and how far; arguments as `intervals`'s."""
+    table = pd.DataFrame({"class": np.asarray(truth), "image": np.asarray(images)})
+    counts = table.drop_duplicates("image")["class"].value_counts()
+    least, name = counts.min(), counts.idxmin()
+    if least < MIN_IMAGES:
+        return (
+            f"{name} has {least} independent image(s): too few for an interval or a verdict, which "
+            f"need {MIN_IMAGES} of each class, and {ROUGH_IMAGES} to be good."
+        )
+    text = ""
+    if least < ROUGH_IMAGES:
+        text = f"Intervals are rough: {name} has {least} images, {ROUGH_IMAGES} are wanted. "
+    if len(sampling_units(truth, images, groups)[1]) > 1:
+        return f"{text}They speak of other images and other days (or groups) like these."
+    if days := counted_groups([] if groups is None else np.asarray(groups).astype(str)):
+        return (
+            f"{text}There are {days} days (or groups), or one alone of a class, too few to speak "
+            "of others: this holds for these days only."
+        )
+    return f"{text}Days or mice are not known: this holds for images like these only."
 
 
 def reliability(
@@ -164,6 +259,26 @@ def reliability(
             "samples": sums[:, 2].astype(int),
         }
     )
+
+
+def calibrated_ece(
+    probabilities: np.ndarray, *, coverage: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the range of the calibration error that a calibrated model would show here.
+
+    Binned errors are biased upwards: with few samples a perfectly calibrated model shows some.
+    So labels are drawn from the model's own probabilities (N, K), and the error measured on them.
+    """
+    confidence = np.asarray(probabilities, float).max(1)
+    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    expected = np.bincount(bins, confidence, ECE_BINS)
+    rng = np.random.default_rng(seed)
+    errors = []
+    for _ in range(draws):
+        hits = rng.random(len(bins)) < confidence
+        errors.append(np.abs(expected - np.bincount(bins, hits, ECE_BINS)).sum() / len(bins))
+    low, high = np.quantile(errors, [(1 - coverage) / 2, (1 + coverage) / 2])
+    return float(low), float(high)
 
 
 def probability_matrix(predictions: pd.DataFrame, class_names: Sequence[str]) -> np.ndarray:
@@ -194,7 +309,7 @@ def _checked(
 
 
 ECE_BINS = 15
-SCORES = ("balanced_accuracy", "balanced_accuracy_sklearn", "accuracy", "auroc", "f1", "ece")
+SCORES = ("balanced_accuracy", "balanced_accuracy_sklearn", "accuracy", "auroc", "f1", "brier")
 
 
 def sums_by_image(
@@ -205,6 +320,7 @@ def sums_by_image(
     return {
         "confusion": confusion_sums(truth, probabilities.argmax(1), images, len(classes)),
         "calibration": calibration_sums(truth, probabilities, images),
+        "brier": np.bincount(images, _halved_brier(truth, probabilities)),
         "pairs": np.stack([_pairs(truth == k, probabilities[:, k], images) for k in classes]),
     }
 
@@ -230,6 +346,11 @@ def calibration_sums(
     return sums
 
 
+def _halved_brier(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return half the squared distance of each sample's probabilities from its truth (N,)."""
+    return ((probabilities - np.eye(probabilities.shape[1])[truth]) ** 2).sum(1) / 2
+
+
 def _pairs(positive: np.ndarray, scores: np.ndarray, images: np.ndarray) -> np.ndarray:
     """Count concordant pairs by image of the positive and of the negative: float (G, G).
 
@@ -250,21 +371,10 @@ def _pairs(positive: np.ndarray, scores: np.ndarray, images: np.ndarray) -> np.n
 def weighted_scores(
     weights: np.ndarray, sums: dict[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Score B resamples at once from sums by image.
+    """Score B weightings (B, G) of the images at once, from `sums_by_image`.
 
-    Parameters
-    ----------
-    weights : (B, G)
-        How often each image is in each resample.
-    sums : dict
-        From `sums_by_image`.
-
-    Returns
-    -------
-    overall : dict of float (B,)
-        `SCORES`.
-    by_class : dict of float (B, K)
-        Sensitivity, specificity, F1 and AUROC.
+    Returned are `SCORES` and ``ece``, each (B,), and by class sensitivity, specificity, F1 and
+    AUROC, each (B, K).
     """
     confusion = np.tensordot(weights, sums["confusion"], axes=1)
     overall = scores_of_confusion(confusion)
@@ -278,8 +388,9 @@ def weighted_scores(
     overall["auroc"] = _mean(by_class["auroc"], axis=1)
     calibration = np.tensordot(weights, sums["calibration"], axes=1)
     gaps = np.abs(calibration[..., 0] - calibration[..., 1]).sum(1)
-    overall["ece"] = gaps / calibration[..., 2].sum(1)
-    return {key: overall[key] for key in SCORES}, by_class
+    samples = calibration[..., 2].sum(1)
+    overall["ece"], overall["brier"] = gaps / samples, weights @ sums["brier"] / samples
+    return {key: overall[key] for key in (*SCORES, "ece")}, by_class
 
 
 def scores_of_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
@@ -316,46 +427,42 @@ def _mean(values: np.ndarray, axis: int) -> np.ndarray:
     return _ratio(np.where(defined, values, 0).sum(axis), defined.sum(axis))
 
 
-def bootstrap_means(
-    table: pd.DataFrame,
-    columns: Sequence[str],
-    *,
-    resamples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
+def means_by_class(
+    table: pd.DataFrame, columns: Sequence[str], *, coverage: float = 0.95
 ) -> pd.DataFrame:
-    """Average columns by class, with percentile intervals from resampling whole images.
+    """Average columns by class, with jackknife intervals over whole images, and groups if known.
 
     Parameters
     ----------
     table : DataFrame
-        One row a cell or image, with ``class`` and ``image_id``; NaN are left out.
+        One row a cell or image, with ``class``, ``image_id`` and perhaps ``group``; NaN are left
+        out.
     columns : sequence of str
         What to average.
-    resamples, level, seed : int, float, int
-        Number of resamples, coverage of the intervals, seed.
+    coverage : float
+        Of the intervals, in (0, 1).
 
     Returns
     -------
     DataFrame
-        ``class`` (``all`` for every class together), ``number`` (the column), ``mean``,
-        ``low``, ``high`` (NaN from one image), ``samples`` and ``images`` that entered.
+        ``class`` (``all classes`` for all together), ``number`` (the column), ``mean``,
+        ``low``, ``high`` (NaN below `MIN_IMAGES` images), ``samples`` and ``images`` that entered.
     """
-    rng = np.random.default_rng(seed)
     rows = []
-    parts = [("all", table), *table.groupby("class", sort=False)]
+    parts = [("all classes", table), *table.groupby("class", sort=False)]
     for (name, part), column in itertools.product(parts, columns):
-        by_image = part.groupby("image_id")[column].agg(["sum", "count"]).query("count > 0")
-        sums, counts = by_image["sum"].to_numpy(float), by_image["count"].to_numpy(float)
-        images = len(by_image)
-        if not images:
-            rows.append((name, column, np.nan, np.nan, np.nan, 0, 0))
-            continue
-        drawn = resampled_images(images, resamples, rng)
-        values = np.concatenate([(w @ sums) / (w @ counts) for w in drawn])
-        # a single image says nothing about other images
-        low, high = interval(values, level) if images > 1 else (np.nan, np.nan)
-        mean = sums.sum() / counts.sum()
-        rows.append((name, column, mean, low, high, int(counts.sum()), images))
+        known = part[part[column].notna()]
+        sums = known.groupby("image_id")[column].sum().to_numpy(float)
+        counts = known.groupby("image_id")[column].count().to_numpy(float)
+        low = high = np.nan
+        if len(sums) >= MIN_IMAGES:
+            units = [np.arange(len(sums))]
+            groups = known.groupby("image_id")["group"].first() if "group" in known else []
+            if counted_groups(groups) >= MIN_GROUPS:
+                units.append(pd.factorize(groups)[0])
+            weights = map(leave_one_out, units)
+            low, high = widest_interval([(w @ sums) / (w @ counts) for w in weights], coverage)
+        mean = sums.sum() / counts.sum() if len(sums) else np.nan
+        rows.append((name, column, mean, low, high, int(counts.sum()), len(sums)))
     names = ["class", "number", "mean", "low", "high", "samples", "images"]
     return pd.DataFrame(rows, columns=names)

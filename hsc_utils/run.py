@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import get_args, get_origin
@@ -78,6 +78,7 @@ INPUTS = ("raw_dir", "truth_csv", "ready_cells_dir", "masks_dir", "detection_fil
 _FOLDERS = {"01": "prepared", "02": "cells", "05": "comparison", "06": "grad_cam"}
 _LEVELS = {"03": "image", "04": "cell"}
 
+_NOTHING = ("", "~", "null", "Null", "NULL")  # how YAML writes none, without quotes
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
@@ -90,28 +91,28 @@ def find_notebook(name: str) -> Path:
     path = Path(name) if name.endswith(".ipynb") else NOTEBOOKS_DIR / f"{name}.ipynb"
     path = path if path.is_file() else NOTEBOOKS_DIR / path.name
     if not path.is_file():
-        known = sorted(p.stem for p in NOTEBOOKS_DIR.glob("*.ipynb"))
-        raise ParameterError(f"No notebook is called {name!r}{_nearest(path.stem, known)}")
+        _check_known(path.stem, _notebooks(), "notebook")
     return path
 
 
+def _notebooks() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(NOTEBOOKS_DIR.glob("*.ipynb"))}
+
+
+def _check_known(given: object, known: Collection, what: str, where: str = "") -> None:
+    """Refuse an unknown name, and say the nearest known one, or all of them."""
+    if given not in known:
+        names = list(map(str, known))
+        close = difflib.get_close_matches(given, names, 1, 0.5) if isinstance(given, str) else []
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}."
+        raise ParameterError(f"Unknown {what} {given!r}{where}; {hint}")
+
+
 def declared_parameters(notebook: Path) -> dict[str, tuple[type, object]]:
-    """Read type and default of every parameter from the cell tagged ``parameters``.
+    """Read ``name: type = value`` of every parameter from the cell tagged ``parameters``.
 
-    Parameters
-    ----------
-    notebook : Path
-        A notebook whose parameters cell holds annotated literals, ``name: type = value``.
-
-    Returns
-    -------
-    dict
-        Name to ``(type, default)``, in the order of the cell.
-
-    Raises
-    ------
-    ParameterError
-        If the file is no notebook, or has no such cell.
+    Returned are type and default by name, in the order of the cell; a ParameterError refuses
+    what is no notebook, or has no such cell.
     """
     try:
         cells = json.loads(notebook.read_text())["cells"]
@@ -136,26 +137,13 @@ def check_parameters(
 ) -> dict[str, object]:
     """Check names and types of parameters and return their values, converted.
 
-    Parameters
-    ----------
-    declared : mapping
-        From `declared_parameters`.
-    given : mapping
-        Name to value; text, alone or in a list, is taken as written and converted where the
-        declared type allows (``"1e-4"``). A mapping need name only the entries that differ
-        from the default's, and a list of one need be no list.
-    where : str
-        Where the values were given, for the message.
-
-    Raises
-    ------
-    ParameterError
-        For an unknown name (with the nearest known one) or a value of the wrong type.
+    Text, alone or in a list, is taken as written and converted where the declared type allows
+    (``"1e-4"``). A mapping need name only the entries that differ from the default's, and a list
+    of one need be no list. A ParameterError says what is wrong, and `where` it was given.
     """
     checked = {}
     for name, value in given.items():
-        if name not in declared:
-            raise ParameterError(f"Unknown parameter {name!r} in {where}{_nearest(name, declared)}")
+        _check_known(name, declared, "parameter", f" in {where}")
         expected, default = declared[name]
         kinds = (expected, *get_args(expected))
         if NoneType in kinds and value in ("", "null", "None", "~"):
@@ -166,28 +154,24 @@ def check_parameters(
             value = [value]
         elif isinstance(value, Mapping) and isinstance(default, Mapping) and default:
             for entry in value:
-                if entry not in default:
-                    raise ParameterError(
-                        f"Unknown entry {entry!r} of {name!r} in {where}{_nearest(entry, default)}"
-                    )
+                _check_known(entry, default, "entry", f" of {name!r} in {where}")
             entries = {entry: (_type_of(usual), usual) for entry, usual in default.items()}
             value = default | check_parameters(entries, value, f"{name!r} in {where}")
+        # Strict, except for text: a file and the command line hold nothing else.
+        parts = value if isinstance(value, list) else [value]
+        strict = not all(isinstance(part, str) for part in parts)
+        adapter = pydantic.TypeAdapter(expected, config=pydantic.ConfigDict(allow_inf_nan=False))
         try:
             if value == "":
                 raise ValueError("nothing stands there")
-            # Strict, except for text: a file and the command line hold nothing else.
-            checked[name] = pydantic.TypeAdapter(
-                expected, config=pydantic.ConfigDict(allow_inf_nan=False)
-            ).validate_python(value, strict=not _is_text(value))
+            checked[name] = adapter.validate_python(value, strict=strict)
         except ValueError as error:
-            type_name = getattr(expected, "__name__", None)
-            type_name = str(expected) if get_args(expected) or not type_name else type_name
+            type_name = expected.__name__ if isinstance(expected, type) else str(expected)
             raise ParameterError(
                 f"Parameter {name!r} in {where} must be {type_name}, not {value!r}."
             ) from error
-        if name in CHOICES and checked[name] not in CHOICES[name]:
-            known = ", ".join(map(str, CHOICES[name]))
-            raise ParameterError(f"Unknown {name} {value!r} in {where}; known are {known}.")
+        if name in CHOICES:
+            _check_known(checked[name], CHOICES[name], name, f" in {where}")
     return checked
 
 
@@ -198,81 +182,46 @@ def _type_of(value: object) -> type:
     return object if value is None else type(value)
 
 
-def _is_text(value: object) -> bool:
-    """Tell what was written from what a program gave."""
-    return all(isinstance(v, str) for v in (value if isinstance(value, list) else [value]))
-
-
-def _nearest(name: str, known: Sequence[str] | Mapping) -> str:
-    """Finish a sentence about an unknown name: the nearest known one, or all of them."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}."
-
-
 class _AsWritten(yaml.SafeLoader):
     """Reads YAML without guessing: NO, 007 and 1e-4 stay text, and no name may come twice."""
 
     yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}  # noqa: RUF012
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        names = [key.value for key, _ in node.value]
+        pairs = list(node.value)
+        names = [key.value for key, _ in pairs]
         if again := next((name for name in names if names.count(name) > 1), None):
-            raise yaml.constructor.ConstructorError(
-                "", None, f"{again!r} stands there twice", node.start_mark
-            )
-        # Alone, an empty value or null is none; in a list it is a name like any other.
-        empty = [
-            key.value
-            for key, value in node.value
-            if isinstance(value, yaml.ScalarNode)
-            and value.style is None
-            and value.value in ("", "~", "null", "Null", "NULL")
-        ]
+            said = f"{again!r} stands there twice"
+            raise yaml.constructor.ConstructorError("", None, said, node.start_mark)
         mapping = super().construct_mapping(node, deep)
-        return {key: None if key in empty else value for key, value in mapping.items()}
+        # Alone, an empty value or null is none; in a list it is a name like any other.
+        plain = [(key, value) for key, value in pairs if getattr(value, "style", "") is None]
+        return mapping | {key.value: None for key, value in plain if value.value in _NOTHING}
 
 
 def read_sections(path: str | Path) -> dict[str, object]:
     """Check a whole configuration file and return what it holds.
 
-    Parameters
-    ----------
-    path : path
-        The file; a relative one is anchored at the repository root.
-
-    Returns
-    -------
-    dict
-        ``study``, if the file names one, and by section the parameters given, converted.
-
-    Raises
-    ------
-    ParameterError
-        If the file is missing, cannot be read or is no YAML mapping, if a section or a
-        parameter has an unknown name or a wrong type, or if it names two studies.
+    Returned are the ``study``, if the file names one, and the parameters given by section,
+    converted. A ParameterError refuses a file that cannot be read, an unknown or wrong entry, and
+    a second study. A relative path is anchored at the repository root.
     """
     path = from_root(path)
     shown = shown_path(path)
     try:
         sections = yaml.load(path.read_bytes(), _AsWritten)
-    except FileNotFoundError as error:
-        raise ParameterError(f"The configuration file {shown} does not exist.") from error
     except OSError as error:
-        raise ParameterError(
-            f"The configuration file {shown} cannot be read: {error.strerror}."
-        ) from error
+        missing = isinstance(error, FileNotFoundError)
+        fault = "does not exist" if missing else f"cannot be read: {error.strerror}"
+        raise ParameterError(f"The configuration file {shown} {fault}.") from error
     except yaml.YAMLError as error:
         raise ParameterError(f"{shown} is not valid YAML: {error}") from error
     if not isinstance(sections, dict):
         raise ParameterError(f"{shown} must map notebook names to parameters.")
-    notebooks = {p.stem: p for p in sorted(NOTEBOOKS_DIR.glob("*.ipynb"))}
+    notebooks = _notebooks()
     checked, studies = {}, {}
     for section, content in sections.items():
-        if section not in {*notebooks, "workflow", "study"}:
-            known = [*notebooks, "study", "workflow"]
-            raise ParameterError(
-                f"Unknown section {section!r} in {shown}{_nearest(section, known)}"
-            )
+        _check_known(section, [*notebooks, "study", "workflow"], "section", f" in {shown}")
         if section == "study":
             studies |= check_parameters({"study": (str, "")}, {section: content}, shown)
             continue
@@ -334,30 +283,12 @@ def output_directory(notebook: str, parameters: Mapping[str, object]) -> Path:
 
 
 def run_notebook(name: str, config: str | Path | None, pairs: Sequence[tuple[str, str]]) -> Path:
-    """Execute a notebook with checked parameters and keep the executed copy.
+    """Execute a notebook with checked parameters and return the copy, in the step's folder.
 
-    Parameters
-    ----------
-    name : str
-        Notebook name, such as ``04_cell_level_training``.
-    config : path or None
-        YAML file whose section of that name holds parameters. All of it is checked; relative
-        paths in it count from the repository root.
-    pairs : sequence of (name, text)
-        Parameters from the command line; they win over the file's. Relative paths, the
-        configuration's too, count from the caller's folder.
-
-    Returns
-    -------
-    Path
-        The executed notebook, in the directory that the step writes.
-
-    Raises
-    ------
-    ParameterError
-        Before anything runs, if a parameter does not fit.
-    papermill.PapermillExecutionError
-        If a cell fails; the half-executed notebook is kept as ``<name>.failed.ipynb``.
+    All of the configuration file is checked, and the notebook's section of it used; parameters
+    (name, text) from the command line win. Relative paths count from the repository root in the
+    file, and from the caller's folder otherwise. If a cell fails, the half-executed notebook is
+    kept as ``<name>.failed.ipynb``.
     """
     notebook = find_notebook(name)
     declared = declared_parameters(notebook)
@@ -365,13 +296,10 @@ def run_notebook(name: str, config: str | Path | None, pairs: Sequence[tuple[str
     if config is not None:
         section = read_config(from_caller(config), notebook.stem)
         given |= check_parameters(declared, section, f"{shown_path(config)} for {notebook.stem}")
-    on_command_line = check_parameters(
-        declared, parse_command_line_values(declared, pairs), f"-p for {notebook.stem}"
-    )
-    for key in {"study", *INPUTS} & on_command_line.keys():
-        if on_command_line[key] is not None:
-            on_command_line[key] = from_caller(on_command_line[key])
-    given |= on_command_line
+    written = parse_command_line_values(declared, pairs)
+    for key, value in check_parameters(declared, written, f"-p for {notebook.stem}").items():
+        is_path = key in ("study", *INPUTS) and value is not None
+        given[key] = from_caller(value) if is_path else value
     complete = {key: default for key, (_, default) in declared.items()} | given
     check_inputs(given)
     executed = output_directory(notebook.stem, complete) / notebook.name

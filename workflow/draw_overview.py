@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.patches import Circle
 from PIL import Image
 
-from hsc_utils import drawing, explanation, manifest, preparation, training
+from hsc_utils import detection, drawing, explanation, manifest, preparation, training
 from hsc_utils.files import ROOT, read_rgb
 from hsc_utils.provenance import SIMULATED_NOTE
 from hsc_utils.study import Study
@@ -23,7 +23,7 @@ def draw() -> plt.Figure:
     """Put one acquisition's way through the notebooks side by side."""
     demo = Study("results/demo")
     images, cells = manifest.read_images(demo.prepared), manifest.read_cells(demo.cells)
-    patches = np.load(demo.cells / "patches.npy", mmap_mode="r")
+    patches = detection.read_patches(demo.cells, cells)
     image = images[(images["class"] == "ST-HSC") & (images["slices"] == 3)].iloc[3]
 
     figure = plt.figure(figsize=(12, 3.5), layout="constrained")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import special, stats
 from sklearn.metrics import roc_curve
 
 from hsc_utils import metrics
@@ -240,44 +241,40 @@ def _unlike(first: pd.DataFrame, second: pd.DataFrame, *names: str) -> list[str]
     return reasons
 
 
-def resampled_scores(
-    runs: pd.DataFrame, tables: Sequence[pd.DataFrame], *, resamples: int = 2000, seed: int = 0
-) -> pd.DataFrame:
-    """Score every run on the test set as it is and on bootstrap resamples of its images.
-
-    Whole images are drawn, since cells of one image are not independent, and each resample
-    is the same for all runs, so that differences between them are paired.
+def leave_one_out_scores(runs: pd.DataFrame, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Score every run on the test set, and without each image, and without each group in turn.
 
     Parameters
     ----------
     runs, tables
         From `find_runs` and `read_predictions`.
-    resamples, seed : int
-        Number of resamples, and their seed.
 
     Returns
     -------
     DataFrame
-        Indexed by ``resample`` (0 the test set itself), columns (model, seed, score):
-        `SCORES` and ``auroc <class>``, for the classes that the test set holds.
+        Columns (model, seed, score): `SCORES` and ``auroc <class>``, for the classes that the
+        test set holds. Index (unit, without): ``whole`` first; then ``image`` and, where groups
+        count (see `metrics.sampling_units`), ``group``, a row a unit left out.
     """
-    images, codes = np.unique(tables[0]["image_id"], return_inverse=True)
-    drawn = metrics.resampled_images(len(images), resamples, np.random.default_rng(seed))
-    weights = [np.ones((1, len(images))), *drawn]
-    class_names = runs["class_names"].iloc[0]
+    first = tables[0]
+    codes, units = metrics.sampling_units(first["class"], first["image_id"], first.get("group"))
+    weights = [np.ones((1, codes.max() + 1))] + [metrics.leave_one_out(u)[1:] for u in units]
+    names = ["whole", "image", "group"][: len(weights)]
+    index = [(name, k) for name, w in zip(names, weights, strict=True) for k in range(len(w))]
+    class_names = list(runs["class_names"].iloc[0])
     scores = {}
     for run, table in zip(runs.itertuples(), tables, strict=True):
         truth = pd.Index(class_names).get_indexer(table["class"])
         sums = metrics.sums_by_image(truth, metrics.probability_matrix(table, class_names), codes)
-        scored = [metrics.weighted_scores(chunk, sums) for chunk in weights]
-        columns = {key: np.concatenate([overall[key] for overall, _ in scored]) for key in SCORES}
-        by_class = np.concatenate([classes["auroc"] for _, classes in scored])
+        overall, by_class = metrics.weighted_scores(np.vstack(weights), sums)
+        columns = {key: overall[key] for key in SCORES}
         columns |= {
-            f"auroc {name}": by_class[:, class_names.index(name)]
+            f"auroc {name}": by_class["auroc"][:, class_names.index(name)]
             for name in _classes_scored(runs, table)
         }
         scores[run.model, run.seed] = pd.DataFrame(columns)
-    return pd.concat(scores, axis=1, names=["model", "seed", "score"]).rename_axis("resample")
+    table = pd.concat(scores, axis=1, names=["model", "seed", "score"])
+    return table.set_index(pd.MultiIndex.from_tuples(index, names=["unit", "without"]))
 
 
 def _classes_scored(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
@@ -288,29 +285,32 @@ def _classes_scored(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
 def compare(
     scores: pd.DataFrame, coverage: float = 0.95, baseline: str | None = None
 ) -> pd.DataFrame:
-    """Put scores and paired differences into one table.
+    """Put scores and differences into one table, with intervals over images, groups and seeds.
+
+    The variance over images (or groups, if larger) of the mean over seeds is a jackknife's, on
+    the logit scale for scores; to it comes the variance of that mean between seeds, if there are
+    several; the degrees of freedom are Satterthwaite's. ``benchmarks/coverage.py`` measures what
+    the intervals cover and how often equal models are called different.
 
     Parameters
     ----------
     scores : DataFrame
-        From `resampled_scores`. Repeats of a model are averaged within each resample.
+        From `leave_one_out_scores`.
     coverage : float
-        Of the percentile intervals, in (0, 1).
+        Of the intervals, in (0, 1).
     baseline : str, optional
         The model that is compared with each other one; by default every pair is compared.
 
     Returns
     -------
     DataFrame
-        One row a model and score, ``against`` empty; then one row a pair of models and score
-        of `SCORES`: ``estimate`` is model minus against, ``p`` the two-sided bootstrap
-        p-value, and ``p_holm`` the same corrected for the number of pairs (Holm 1979), one
-        family a score. These count the choice of images. ``seeds`` counts trainings (of a
-        pair, the seeds that both have), and ``seed_low`` and ``seed_high`` are the smallest
-        and largest estimate of one seed.
+        One row a model and score, ``against`` empty; then one row a pair of models and score of
+        `SCORES`: ``estimate`` is model minus against, ``p`` the two-sided p-value of its t test
+        (`holm` corrects several). ``seeds`` counts trainings, of a pair the fewer of the two; with
+        one, interval and p-value speak of these trained models alone. ``seed_low`` and
+        ``seed_high`` are a model's smallest and largest score of one seed. All NaN where a class
+        has too few images (see `metrics.sampling_units`).
     """
-    averaged = scores.T.groupby(level=["model", "score"], sort=False).mean().T
-    whole = scores.iloc[0]
     models = list(scores.columns.unique("model"))
     if baseline is not None and baseline not in models:
         raise ComparisonError(f"baseline: {baseline!r} is not one of {', '.join(models)}.")
@@ -318,56 +318,91 @@ def compare(
         pairs = list(itertools.combinations(models, 2))
     else:
         pairs = [(other, baseline) for other in models if other != baseline]
-    rows = [
-        _row(model, "", score, averaged[model, score], whole.loc[model, :, score], coverage)
-        for model, score in averaged
-    ]
+    rows = []
+    for model, score in scores.columns.droplevel("seed").unique():
+        by_seed = scores[model].xs(score, axis=1, level="score")
+        rows.append({"model": model, "against": "", "score": score} | _score(by_seed, coverage))
     for score, (against, model) in itertools.product(SCORES, pairs):
-        gap = averaged[model, score] - averaged[against, score]
-        gap_by_seed = whole.loc[model, :, score] - whole.loc[against, :, score]
-        rows.append(_row(model, against, score, gap, gap_by_seed, coverage))
-    table = pd.DataFrame(rows)
-    return table.assign(p_holm=table.groupby("score")["p"].transform(holm))
+        ours, theirs = (scores[name].xs(score, axis=1, level="score") for name in (model, against))
+        row = {"model": model, "against": against, "score": score}
+        rows.append(row | _difference(ours, theirs, coverage))
+    return pd.DataFrame(rows)
 
 
-def _row(
-    model: str, against: str, score: str, values: pd.Series, by_seed: pd.Series, coverage: float
-) -> dict[str, object]:
-    """Describe a score or a difference by its values on the resamples and its values by seed."""
-    low, high = metrics.interval(values.iloc[1:].to_numpy(), coverage)
+def _score(by_seed: pd.DataFrame, coverage: float) -> dict[str, float]:
+    """Describe one score of a model: its values (unit left out × seed)."""
+    whole, mean = by_seed.loc["whole"].iloc[0], by_seed.mean(axis=1)
+    estimate = mean.loc["whole"].iloc[0]
+    low = high = np.nan
+    if 0 < estimate < 1:
+        seeds = _between_seeds(special.logit(whole.clip(1e-6, 1 - 1e-6)))
+        parts = _widest(special.logit(mean.clip(1e-6, 1 - 1e-6)), seeds)
+        width = metrics.half_width(parts, coverage) if parts else np.nan
+        low, high = special.expit(special.logit(estimate) + np.array([-width, width]))
     return {
-        "model": model,
-        "against": against,
-        "score": score,
-        "estimate": values.iloc[0],
+        "estimate": estimate,
         "low": low,
         "high": high,
-        "p": _p_value(values.iloc[1:]) if against else np.nan,
-        "p_holm": np.nan,
-        "seeds": by_seed.count(),
-        "seed_low": by_seed.min(),
-        "seed_high": by_seed.max(),
+        "p": np.nan,
+        "seeds": whole.count(),
+        "seed_low": whole.min(),
+        "seed_high": whole.max(),
     }
 
 
-def _p_value(gaps: pd.Series) -> float:
-    """Twice the smaller share of resamples on either side of no difference, at most 1."""
-    gaps = gaps.dropna()
-    fewer = min((gaps <= 0).sum(), (gaps >= 0).sum())
-    return min(1.0, 2 * (fewer + 1) / (len(gaps) + 1))
+def _difference(ours: pd.DataFrame, theirs: pd.DataFrame, coverage: float) -> dict[str, float]:
+    """Describe the difference of two models in one score, each (unit left out × seed)."""
+    gap = ours.mean(axis=1) - theirs.mean(axis=1)
+    estimate = gap.loc["whole"].iloc[0]
+    seeds = [part for each in (ours, theirs) for part in _between_seeds(each.loc["whole"].iloc[0])]
+    parts = _widest(gap, seeds)
+    width = p_value = np.nan
+    variance, freedom = metrics.summed(parts) if parts else (np.nan, np.nan)
+    if variance > 0:
+        width = metrics.half_width(parts, coverage)
+        p_value = 2 * stats.t.sf(abs(estimate) / np.sqrt(variance), freedom)
+    elif variance == 0 and estimate == 0:
+        width, p_value = 0.0, 1.0
+    return {
+        "estimate": estimate,
+        "low": estimate - width,
+        "high": estimate + width,
+        "p": p_value,
+        "seeds": min(ours.shape[1], theirs.shape[1]),
+        "seed_low": np.nan,
+        "seed_high": np.nan,
+    }
 
 
-def holm(p_values: pd.Series) -> pd.Series:
-    """Correct p-values for their number by Holm's step-down method; NaN stay NaN."""
-    ordered = p_values.dropna().sort_values()
-    factors = np.arange(len(ordered), 0, -1)
-    return (ordered * factors).cummax().clip(upper=1).reindex(p_values.index)
+def _between_seeds(values: pd.Series) -> list[tuple[float, float]]:
+    """Return the variance of a mean over seeds, with its degrees of freedom; nothing for one."""
+    return [(values.var(ddof=1) / len(values), len(values) - 1)] if len(values) > 1 else []
+
+
+def _widest(values: pd.Series, seeds: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the parts of a variance: the larger of images and groups, and that over seeds."""
+    units = [unit for unit in ("image", "group") if unit in values.index.unique("unit")]
+    choices = [[metrics.jackknife(values.loc[unit].to_numpy()), *seeds] for unit in units]
+    return max(choices, key=lambda parts: metrics.half_width(parts, 0.95), default=[])
+
+
+def holm(*tables: pd.DataFrame) -> list[pd.DataFrame]:
+    """Correct the p-values of several tables for their number, all as one family (Holm 1979).
+
+    Each table of `compare` is returned with a column ``p_holm``, NaN where ``p`` is.
+    """
+    together = pd.concat(tables, ignore_index=True)["p"]
+    ordered = together.dropna().sort_values()
+    corrected = (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1)
+    ends = np.cumsum([len(table) for table in tables])[:-1]
+    parts = np.split(corrected.reindex(together.index).to_numpy(), ends)
+    return [table.assign(p_holm=part) for table, part in zip(tables, parts, strict=True)]
 
 
 def roc_curves(
     runs: pd.DataFrame, tables: Sequence[pd.DataFrame]
 ) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
-    """Return false and true positive rates by (model, class), from what `resampled_scores` takes.
+    """Return false and true positive rates by (model, class), from runs and their predictions.
 
     Curves of a model's repeats are averaged at equal false positive rates.
     """
@@ -388,23 +423,19 @@ def roc_curves(
 def verdict(row: pd.Series) -> str:
     """Say in a sentence what a row of `compare` with ``against`` lets a fair reader conclude."""
     name = row["score"].replace("_", " ").replace("auroc", "AUROC")
-    gap = f"{row['estimate']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+    text = f"{name} of {row['model']} minus {row['against']}: {row['estimate']:+.3f}"
+    if np.isnan(row["p_holm"]):
+        return (
+            f"{text}. No interval and no verdict: a class has fewer than {metrics.MIN_IMAGES} "
+            "independent test images, or no image moves the scores."
+        )
+    text += f" ({row['low']:+.3f} to {row['high']:+.3f}), corrected p = {row['p_holm']:.3g}: "
     side = "higher" if row["estimate"] > 0 else "lower"
     if row["p_holm"] >= 0.05:
-        end = "within the noise of these test images"
-    elif row["seeds"] < 2:
-        end = (
-            f"{side} by more than chance in these test images explains, with one training each, "
-            "so that another seed may differ"
+        return f"{text}not told apart."
+    if row["seeds"] < 2:
+        return (
+            f"{text}{side} for these two trained models; whether the architectures differ takes "
+            "several trainings of each."
         )
-    elif row["seed_low"] * row["seed_high"] > 0:
-        end = f"{side} by more than chance in these test images explains, and with every seed"
-    else:
-        end = "not the same way with every seed, so chance in training may explain it"
-    seeds = ""
-    if row["seeds"] > 1:
-        seeds = f", {row['seed_low']:+.3f} to {row['seed_high']:+.3f} over {row['seeds']} seeds"
-    return (
-        f"{name} of {row['model']} minus {row['against']}: {gap}{seeds}, "
-        f"corrected p = {row['p_holm']:.3g}: {end}."
-    )
+    return f"{text}{side}, by more than the choice of images and of seeds explains."

@@ -43,7 +43,9 @@ def roc_curves(
     for (axes, below), name in zip(panels.T, classes, strict=True):
         for index, model in enumerate(models):
             row = rows.loc[(model, f"auroc {name}")]
-            label = f"{model}\n{row['estimate']:.3f} ({row['low']:.3f}–{row['high']:.3f})"
+            interval = f"{row['low']:.3f}–{row['high']:.3f}"
+            interval = "no interval" if np.isnan(row["low"]) else interval
+            label = f"{model}\n{row['estimate']:.3f} ({interval})"
             line = {"color": colours[model], "linestyle": _LINES[index % len(_LINES)]}
             axes.plot(*curves[model, name], label=label, **line)
         axes.plot([0, 1], [0, 1], color="0.8", linewidth=1, zorder=0)
@@ -79,10 +81,9 @@ def auroc_bars(table: pd.DataFrame, note: str = "") -> Figure:
 
 
 def differences(table: pd.DataFrame, note: str = "") -> Figure:
-    """Draw paired differences with intervals, a panel a score, filled where p (Holm) < 0.05.
+    """Draw differences with intervals, a panel a score, filled where p (Holm) < 0.05.
 
-    Where there are several seeds, two ticks below each line mark the smallest and the
-    largest difference of one seed. A single model leaves nothing but a sentence to draw.
+    A single model leaves nothing but a sentence to draw.
     """
     rows = table[table["against"] != ""]
     if rows.empty:

@@ -5,14 +5,22 @@ one table a file, and ``tables.md``, the page of the book.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from hsc_utils import paper
-from hsc_utils.comparison.compare import refuse_mixtures
+from hsc_utils.comparison.compare import (
+    ComparisonError,
+    compare,
+    holm,
+    leave_one_out_scores,
+    read_predictions,
+    refuse_mixtures,
+    verdict,
+)
 from hsc_utils.files import atomic_path, from_caller, from_root, write_csv
 from hsc_utils.provenance import SIMULATED_NOTE
 from hsc_utils.study import Run, tabulate_runs
@@ -33,7 +41,8 @@ def write_tables(folder: str | Path, runs: Iterable[str | Path]) -> None:
     Parameters
     ----------
     folder : path
-        Written: ``runs.csv``, a CSV for each of `TITLES` with runs, and ``tables.md``.
+        Written: ``runs.csv``, a CSV for each of `TITLES` with runs, for each level
+        ``best_<level>.csv`` (`against_the_best`), and ``tables.md``.
     runs : iterable of path
         Run directories of one study, finished, damaged or not there.
 
@@ -45,12 +54,43 @@ def write_tables(folder: str | Path, runs: Iterable[str | Path]) -> None:
     folder = from_root(folder)
     table = tabulate_runs(map(Run, runs))
     refuse_mixtures(table)
+    best = {level: against_the_best(part) for level, part in table.groupby("level", sort=False)}
+    for level, differences in best.items():
+        write_csv(folder / f"best_{level}.csv", differences)
     table = table.reindex(columns=_COLUMNS)
     write_csv(folder / "runs.csv", table)
     for name, part in summarise(table).groupby("table"):
         write_csv(folder / f"{name}.csv", part.drop(columns="table"))
     with atomic_path(folder / "tables.md") as temporary:
-        temporary.write_text(page(table))
+        temporary.write_text(page(table, best))
+
+
+def against_the_best(runs: pd.DataFrame) -> pd.DataFrame:
+    """Compare every backbone of a level that sees all slices with the best of them by AUROC.
+
+    The best of several flatters: it is the best partly by luck. So all pairs count in the
+    correction (Holm, both scores), not only those that are shown. Empty where fewer than two
+    models have finished, or their test sets differ.
+    """
+    columns = ["model", "against", "score", "estimate", "low", "high", "p_holm", "seeds"]
+    finished = runs[(runs["missing"] == "") & ~runs["model"].str.contains("-slice")]
+    if finished["model"].nunique() < 2:
+        return pd.DataFrame(columns=columns)
+    try:
+        predictions = read_predictions(finished, finished["judged_on"].iloc[0])
+    except (ComparisonError, FileNotFoundError) as error:
+        print(f"The backbones are not compared with the best: {error}")
+        return pd.DataFrame(columns=columns)
+    (table,) = holm(compare(leave_one_out_scores(finished, predictions)))
+    alone = table[(table["against"] == "") & (table["score"] == "auroc")].set_index("model")
+    best = alone["estimate"].idxmax()
+    rows = table[(table["against"] != "") & ((table["model"] == best) | (table["against"] == best))]
+    # the best is what the others are taken from
+    turned = rows["model"] == best
+    other_way = -rows[["estimate", "high", "low"]].to_numpy()
+    signed = rows[["estimate", "low", "high"]].where(~turned, other_way)
+    others = rows["against"].where(turned, rows["model"])
+    return rows.assign(model=others, against=best, **signed)[columns].reset_index(drop=True)
 
 
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:
@@ -83,7 +123,7 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table, table[whole].assign(table="slices")], ignore_index=True)
 
 
-def page(runs: pd.DataFrame) -> str:
+def page(runs: pd.DataFrame, best: Mapping[str, pd.DataFrame] | None = None) -> str:
     """Write the tables as a page of the book, in Markdown; the best of each column is bold."""
     summary = summarise(runs)
     finished = runs[runs["missing"] == ""]
@@ -110,6 +150,12 @@ def page(runs: pd.DataFrame) -> str:
     for name, title in TITLES.items():
         if (summary["table"] == name).any():
             paragraphs += [f"## {title}", _markdown(summary[summary["table"] == name])]
+        if len(differences := (best or {}).get(name, [])):
+            paragraphs += [
+                "**Is the best better than the others?** The best of several is the best partly by "
+                "luck, so every pair and both scores enter the correction (Holm).",
+                "\n".join(f"- {verdict(row)}" for _, row in differences.iterrows()),
+            ]
     if failed := len(runs) - len(finished):
         paragraphs.append(
             f"{failed} of {len(runs)} runs are missing, for the reasons given; the same command "
@@ -117,7 +163,7 @@ def page(runs: pd.DataFrame) -> str:
         )
     paragraphs.append(
         "*Caution:* the spread says how much chance in training moves a score, not how much "
-        "another set of mice would; for that see the intervals in the notebooks."
+        "other images, days or mice would; the intervals of the notebooks say for whom they speak."
     )
     return "\n\n".join(paragraphs) + "\n"
 

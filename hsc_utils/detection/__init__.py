@@ -12,6 +12,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "matching": ["match_detections", "read_truth"],
         "panel": ["detection_panel"],
         "ready_patches": ["import_patches"],
-        "tuning": ["agreement_between", "best_of_each", "make_grid", "run_trials", "score_trials"],
+        "tuning": [
+            "agreement_between",
+            "best_of_each",
+            "make_grid",
+            "rank_methods",
+            "run_trials",
+            "score_trials",
+        ],
     },
 )

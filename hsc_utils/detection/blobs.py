@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage import feature
 
-from hsc_utils.detection.checks import as_array, check_choice, check_numbers, shown
+from hsc_utils.detection.checks import as_array, check, check_choice, check_numbers, check_rules
 from hsc_utils.detection.contrast import search_image
 from hsc_utils.detection.fast_log import blob_log
 from hsc_utils.files import from_root, set_aside, shown_path, write_json
@@ -29,53 +29,33 @@ _CHOICES = {
 class DetectionSettings:
     """What `detect_cells` needs to know; the paper leaves nearly all of it open.
 
-    Attributes
-    ----------
-    method : {"log", "dog", "doh"}
-        Laplacian of Gaussian (the paper's choice), difference of Gaussians, or
-        determinant of Hessian.
-    min_sigma, max_sigma : float
-        Smallest and largest cell, as the sigma of a blob in px; a cell's radius is 1.41
-        sigma, for each method.
-    num_sigma : int
-        Number of sizes tried between them.
-    threshold : float
-        Smallest response of a cell. Values tuned for one method do not carry over.
-    overlap : float
-        Of two cells whose areas overlap by a larger fraction, the smaller is dropped.
-    search : {"contrast", "mean", "slice0", "slice1", "slice2"}
-        Image searched. ``contrast``: the largest local contrast of any slice; ``mean``: the
-        mean of the slices; ``slice0``…: one slice.
-    polarity : {"both", "bright", "dark"}
-        Whether to look for what is brighter than the background, darker, or either.
-    flatten : bool
-        Whether to subtract the background, a running median. Medians keep edges, so the
-        shadow of a chamber wall is removed rather than outlined.
-    full_contrast : float
-        Contrast, in multiples of the background's noise, that counts as 1; stronger
-        contrast counts no more, so that a brilliant cell is not found in pieces.
-    min_roundness : float
-        Smallest ratio of the curvatures of a blob along its long and its short axis, 0 to
-        1. Drops walls and fibres.
+    A cell is a blob of radius 1.41 sigma, in px. What is impossible raises a ValueError.
     """
 
+    # "log": Laplacian of Gaussian, the paper's choice; difference of Gaussians; or determinant of
+    # Hessian. Thresholds tuned for one do not carry over to another.
     method: str = "log"
-    min_sigma: float = 7.0
-    max_sigma: float = 13.0
-    num_sigma: int = 7
-    threshold: float = 0.2
-    overlap: float = 0.5
+    min_sigma: float = 7.0  # of the smallest cell
+    max_sigma: float = 13.0  # of the largest cell
+    num_sigma: int = 7  # sizes tried between them
+    threshold: float = 0.2  # smallest response of a cell
+    overlap: float = 0.5  # of two cells that share more of their area, the smaller is dropped
+    # Image searched: the largest local contrast of any slice, their mean, or one ("slice0").
     search: str = "contrast"
-    polarity: str = "both"
+    polarity: str = "both"  # whether cells are "bright" or "dark" against the background, or either
+    # Whether to subtract the background, a running median. Medians keep edges, so the shadow of a
+    # chamber wall is removed rather than outlined.
     flatten: bool = True
+    # Contrast, in multiples of the background's noise, that counts as 1; stronger contrast counts
+    # no more, so that a brilliant cell is not found in pieces.
     full_contrast: float = 8.0
-    min_roundness: float = 0.2
+    min_roundness: float = 0.2  # short axis over long axis, by curvature; drops walls and fibres
 
     def __post_init__(self):
         for name, allowed in _CHOICES.items():
             check_choice(name, getattr(self, name), allowed)
-        if not isinstance(self.flatten, bool | np.bool_):
-            raise ValueError(f"flatten is {shown(self.flatten)}, but true or false was expected.")
+        known = isinstance(self.flatten, bool | np.bool_)
+        check(known, "flatten", self.flatten, "true or false was expected")
         numbers = {f.name: getattr(self, f.name) for f in fields(self) if f.type in (int, float)}
         check_numbers(whole=["num_sigma"], **numbers)
         for field in fields(self):  # NumPy's numbers cannot be written as JSON
@@ -88,15 +68,12 @@ class DetectionSettings:
             "full_contrast > 0": self.full_contrast > 0,
             "0 <= min_roundness <= 1": 0 <= self.min_roundness <= 1,
         }
-        for rule, holds in rules.items():
-            if not holds:
-                raise ValueError(f"Detection settings must satisfy {rule}, but are {self}.")
+        check_rules(asdict(self), rules)
 
     def sigmas(self) -> NDArray[np.float64]:
         """Return the sigmas tried: one below the smallest cell, then those of cells.
 
-        What fits the size below best is debris. Without it debris would be reported as
-        cells of the smallest size.
+        What fits the size below best is debris, which would otherwise be cells of the smallest.
         """
         cells = np.geomspace(self.min_sigma, self.max_sigma, self.num_sigma)
         step = cells[1] / cells[0] if self.num_sigma > 1 and cells[1] > cells[0] else 1.15
@@ -114,60 +91,43 @@ class DetectionSettings:
 
 def _read(path: Path) -> tuple[DetectionSettings, str]:
     """Return the settings of a file, and who set them."""
+    shown = shown_path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{shown_path(path)} is no file. Give a detection.json that notebook 02 wrote."
-        )
+        raise FileNotFoundError(f"{shown} is no file. Give a detection.json of notebook 02.")
     try:
         content = dict(json.loads(path.read_text()))
     except (TypeError, ValueError) as error:
-        raise DamagedFileError(
-            f"{shown_path(path)} is empty, cut short or damaged: it holds no settings that can "
-            "be read."
-        ) from error
+        raise DamagedFileError(f"{shown} is empty, cut short or damaged.") from error
     set_by = content.pop("set_by", "hand")
-    unknown = sorted(set(content) - {field.name for field in fields(DetectionSettings)})
-    if unknown:
-        raise ValueError(f"{shown_path(path)} holds unknown settings: {', '.join(unknown)}.")
+    if unknown := sorted(set(content) - {field.name for field in fields(DetectionSettings)}):
+        raise ValueError(f"{shown} holds unknown settings: {', '.join(unknown)}.")
     try:
         return DetectionSettings(**content), set_by
     except ValueError as error:
-        raise ValueError(f"{shown_path(path)}: {error}") from error
+        raise ValueError(f"{shown}: {error}") from error
 
 
 def settings_in_use(
     path: str | Path, wanted: DetectionSettings, set_by: str = "tuning"
 ) -> DetectionSettings:
-    """Write settings, but leave and return those that somebody set by hand to what tuning chose.
+    """Write settings that the ``tuning`` or a ``hand`` chose, and return those in force.
 
-    What is kept or replaced is printed. Settings set by hand that others set by hand replace
-    are kept beside them, under a name with the time.
-
-    Parameters
-    ----------
-    path : path
-        ``detection.json``. Its ``set_by`` says who set it; without that it was made by hand.
-    wanted : DetectionSettings
-        The settings to use.
-    set_by : {"tuning", "hand"}
-        Who chose them.
-
-    Returns
-    -------
-    DetectionSettings
-        What the file now holds.
+    Tuning leaves a ``detection.json`` that was set by hand, as its ``set_by`` says, or that has
+    none. A hand replaces another's, which is kept beside it under a name with the time. What is
+    kept or replaced is printed.
     """
     path = from_root(path)
     check_settings(wanted)
+    before, by = wanted, ""
     try:
         before, by = _read(path)
-    except FileNotFoundError:
-        before, by = wanted, ""
     except DamagedFileError as error:
         set_aside(path, str(error))
-        before, by = wanted, ""
+    except FileNotFoundError:
+        pass
+    word = "tuned" if set_by == "tuning" else "now"
     changes = ", ".join(
-        f"{name} {value}, {'tuned' if set_by == 'tuning' else 'now'} {getattr(wanted, name)}"
+        f"{name} {value}, {word} {getattr(wanted, name)}"
         for name, value in asdict(before).items()
         if value != getattr(wanted, name)
     )
@@ -177,18 +137,13 @@ def settings_in_use(
             f"({changes or 'the same as tuned'}). Delete it to use the tuned settings."
         )
         return before
-    if changes and by == "hand":
-        aside = path.with_name(f"{path.stem}.{datetime.now():%Y-%m-%dT%H%M%S}{path.suffix}")
-        path.replace(aside)
-        print(
-            f"The settings in {shown_path(path)}, set by hand, were replaced ({changes}). They "
-            f"are kept in {aside.name}."
-        )
-    elif changes:
-        print(
-            f"The settings in {shown_path(path)} were replaced ({changes}). To keep settings "
-            'of your own, let its "set_by" be "hand".'
-        )
+    if changes:
+        kept = 'To keep settings of your own, let its "set_by" be "hand".'
+        if by == "hand":
+            now = f"{datetime.now():%Y-%m-%dT%H%M%S}"
+            aside = path.replace(path.with_name(f"{path.stem}.{now}{path.suffix}"))
+            kept = f"Those set by hand are kept in {aside.name}."
+        print(f"The settings in {shown_path(path)} were replaced ({changes}). {kept}")
     if changes or not by:
         wanted.write(path, set_by)
     return wanted
@@ -196,30 +151,18 @@ def settings_in_use(
 
 def check_settings(*settings: DetectionSettings) -> None:
     """Refuse what are no settings."""
-    for wrong in settings:
-        if not isinstance(wrong, DetectionSettings):
-            raise ValueError(f"settings must be DetectionSettings, but are {shown(wrong)}.")
+    for given in settings:
+        known = isinstance(given, DetectionSettings)
+        check(known, "What was given", given, "settings must be DetectionSettings")
 
 
 def detect_cells(rgb: NDArray[np.uint8], settings: DetectionSettings) -> NDArray[np.float64]:
-    """Find cells in an image.
-
-    Parameters
-    ----------
-    rgb : ndarray of uint8, shape (Y, X, 3) or (Y, X)
-        Image as step 01 writes it.
-    settings : DetectionSettings
-        How to look.
+    """Find cells in an image, uint8 of shape (Y, X, 3) or (Y, X), as step 01 writes it.
 
     Returns
     -------
     ndarray of float64, shape (N, 3)
         y, x and sigma of each cell in px. Empty for a blank image.
-
-    Raises
-    ------
-    ValueError
-        If the image is not 8-bit, or not grayscale or RGB, or `settings` are none.
     """
     return detect_in(searched(rgb, settings), settings)
 
@@ -236,9 +179,7 @@ def searched(rgb: NDArray[np.uint8], settings: DetectionSettings) -> NDArray[np.
     # a line or a corner of an image holds no whole cell
     if min(rgb.shape[:2]) < 2 * settings.max_sigma:
         return np.zeros(rgb.shape[:2], np.float32)
-    sizes = {"min_sigma": settings.min_sigma, "max_sigma": settings.max_sigma}
-    how = {"flatten": settings.flatten, "full_contrast": settings.full_contrast}
-    return search_image(rgb, settings.search, settings.polarity, **sizes, **how)
+    return search_image(rgb, settings)
 
 
 def detect_in(image: NDArray[np.float32], settings: DetectionSettings) -> NDArray[np.float64]:

@@ -22,27 +22,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm.contrib.concurrent import thread_map
 
-from hsc_utils import manifest, provenance
-from hsc_utils.detection.blobs import (
-    DetectionSettings,
-    check_settings,
-    detect_cells,
-    settings_in_use,
-)
-from hsc_utils.detection.checks import check_choice, check_numbers
-from hsc_utils.files import (
-    atomic_path,
-    from_root,
-    no_bar,
-    read_rgb,
-    reserved_array,
-    set_aside,
-    shown_path,
-    write_csv,
-)
+from hsc_utils import files, manifest, provenance
+from hsc_utils.detection import blobs
+from hsc_utils.detection.blobs import DetectionSettings, detect_cells
+from hsc_utils.detection.checks import as_array, check_choice, check_numbers
+from hsc_utils.files import from_root, no_bar, shown_path
 from hsc_utils.study import DamagedFileError
 
-BORDERS = ("drop", "reflect")
 _ROOMS = ("detection.contrast", "detection.blobs", "detection.fast_log", "detection.cells")
 
 
@@ -51,19 +37,18 @@ def cut_patches(
 ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     """Cut a square around each cell (y, x, sigma), whose pixel comes to lie at side // 2.
 
-    Returned with the patches are y, x, sigma of the cells kept, and 1 where the centre of
-    another cell lies in the patch, also of one that was dropped.
+    With the patches come y, x, sigma of the cells kept, and 1 where another's centre lies within.
     """
     found = np.asarray(found, float).reshape(-1, 3)
     corners = np.rint(found[:, :2]).astype(int) - side // 2
     apart = np.abs(found[:, None, :2] - found[None, :, :2]).max(axis=2)
     np.fill_diagonal(apart, np.inf)
     touches = (apart < side / 2).any(axis=1)
+    pad = side if border == "reflect" else 0
     if border == "drop":
         limit = np.array(rgb.shape[:2]) - side
         inside = ((corners >= 0) & (corners <= limit)).all(axis=1)
         found, corners, touches = found[inside], corners[inside], touches[inside]
-    pad = 0 if border == "drop" else side
     padded = cv2.copyMakeBorder(rgb, pad, pad, pad, pad, cv2.BORDER_REFLECT)
     patches = np.empty((len(found), side, side, 3), np.uint8)
     for patch, (y, x) in zip(patches, corners + pad, strict=True):
@@ -72,29 +57,13 @@ def cut_patches(
 
 
 def suggest_side(sigmas: ArrayLike) -> int:
-    """Return the patch side in px that holds 99 of 100 cells with a quarter to spare.
+    """Return the patch side, a multiple of 8 px, of which 99 of 100 cells fill four fifths.
 
-    Parameters
-    ----------
-    sigmas : array_like, shape (N,)
-        Of the cells, px. A cell's diameter is 2.83 sigma.
-
-    Returns
-    -------
-    int
-        A multiple of 8.
-
-    Raises
-    ------
-    ValueError
-        If there are none, or some are unknown, as those of ready cells.
+    A cell's diameter is 2.83 sigma. A ValueError refuses sigmas (px) that are unknown.
     """
-    sigmas = np.asarray(sigmas)
+    sigmas = as_array(sigmas)
     if not sigmas.size or sigmas.dtype.kind not in "uif" or not (sigmas > 0).all():
-        raise ValueError(
-            f"sigmas are {sigmas.size} values, but at least one was expected, all above 0. Those "
-            "of ready cells are unknown."
-        )
+        raise ValueError("sigmas are none, or not all above 0: those of ready cells are unknown.")
     diameter = 2 * math.sqrt(2) * float(np.quantile(sigmas, 0.99))
     return 8 * math.ceil(1.25 * diameter / 8)
 
@@ -108,49 +77,38 @@ def extract_cells(
     *,
     workers: int | None = None,
 ) -> pd.DataFrame:
-    """Find the cells of every image and cut a patch around each.
+    """Find the cells of every image and cut a patch around each; return ``cells.csv``.
 
-    Images in which no cell was found are counted and named, in print and in the record.
+    A cell has the class, split and group of its image. Images in which no cell was found are
+    counted and named, in print and in the record.
 
     Parameters
     ----------
-    prepared_dir : path
-        Folder with ``images.csv``.
-    cells_dir : path
-        Folder written: ``detection.json``, ``cells.csv``, ``patches.npy`` (uint8, shape
-        (N, side, side, 3)) and ``provenance.json``. Damaged ones are set aside and made again.
-    settings : DetectionSettings
-        How to find cells.
+    prepared_dir, cells_dir
+        Folder with ``images.csv``, and the one written: ``detection.json``, ``cells.csv``,
+        ``patches.npy`` (uint8, shape (N, side, side, 3)) and ``provenance.json``. Damaged ones
+        are set aside and made again.
+    settings, workers
+        How to find cells, and in how many images side by side; by default all processors work.
     side : int
         Side of a patch in px, one for the data set; patches are not resampled.
     border : {"drop", "reflect"}
-        What to do with a cell whose patch would leave the image: leave it out, or mirror
-        the image there.
-    workers : int, optional
-        Images worked on side by side; all processors by default.
-
-    Returns
-    -------
-    DataFrame
-        ``cells.csv``: one row a cell, with the class, split and group of its image.
+        Leave out a cell whose patch would leave the image, or mirror the image there.
 
     Raises
     ------
-    FileNotFoundError
-        If ``images.csv`` or an image is missing.
-    ValueError
-        If a setting is impossible, or no cell is found in any image of a class.
+    FileNotFoundError, ValueError
+        If ``images.csv`` or an image is missing; if no cell is found in any image of a class.
     """
-    check_choice("border", border, BORDERS)
+    check_choice("border", border, ("drop", "reflect"))
     check_side(side)
-    check_settings(settings)
+    blobs.check_settings(settings)
     started = time.perf_counter()
     source, target = from_root(prepared_dir), from_root(cells_dir)
     images = manifest.read_images(source)
     if side > (largest := images[["height", "width"]].min(axis=1).max()):
         raise ValueError(
-            f"side is {side} px, but no image of {shown_path(source)} is larger than {largest} px. "
-            "Choose a smaller side, about 1.25 cells."
+            f"side is {side} px, but no image of {shown_path(source)} is larger than {largest} px."
         )
     parameters = {"detection": asdict(settings), "side": int(side), "border": border}
     decisive = images[["image_id", "class", "split", "group"]]
@@ -161,22 +119,20 @@ def extract_cells(
         return cells
     # patches of single images, until all are done; of other settings they are of no use
     pieces = target / f".pieces-{key[:12]}"
-    for outdated in target.glob(".pieces-*"):
-        if outdated != pieces:
-            shutil.rmtree(outdated)
+    for outdated in set(target.glob(".pieces-*")) - {pieces}:
+        shutil.rmtree(outdated)
     pieces.mkdir(parents=True, exist_ok=True)
 
     def piece(image_id: str, image_path: str) -> NDArray[np.float64]:
         path = pieces / f"{image_id}.npz"
-        try:
-            return _stored_piece(path)[0]
-        except FileNotFoundError:
-            pass
-        except Exception:  # damaged ones raise nearly everything in the libraries
-            print(f"{shown_path(path)} is damaged and made again.")
-        rgb = read_rgb(source / image_path)
+        if path.exists():
+            try:
+                return _stored_piece(path)[0]
+            except Exception:  # damaged ones raise nearly everything in the libraries
+                print(f"{shown_path(path)} is damaged and made again.")
+        rgb = files.read_rgb(source / image_path)
         found, patches = cut_patches(rgb, detect_cells(rgb, settings), side, border)
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        with files.atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.savez(stream, found=found, patches=patches)
         return found
 
@@ -184,19 +140,17 @@ def extract_cells(
     workers = workers or os.cpu_count()
     found = thread_map(piece, images["image_id"], images["path"], max_workers=workers, **bar)
     cells = _table(images, found)
-    said = _say_what_is_missing(images, cells, source)
+    said, empty = _say_what_is_missing(images, cells, source)
     # until all files fit together again, they are no finished result
     (target / "provenance.json").unlink(missing_ok=True)
-    settings_in_use(target / "detection.json", settings, "hand")
-    with atomic_path(target / "patches.npy") as temporary:
-        patches = reserved_array(temporary, (len(cells), side, side, 3))
+    blobs.settings_in_use(target / "detection.json", settings, "hand")
+    with files.atomic_path(target / "patches.npy") as temporary:
+        patches = files.reserved_array(temporary, (len(cells), side, side, 3))
         for image_id, rows in cells.groupby("image_id", sort=False)["row"]:
             patches[rows.iloc[0] : rows.iloc[-1] + 1] = _stored_piece(pieces / f"{image_id}.npz")[1]
         patches.flush()
-    record = {"parameters": parameters, "inputs": [source / "images.csv"], "fallbacks": said}
-    without = images.loc[~images["image_id"].isin(cells["image_id"]), "image_id"]
-    record["images_without_cells"] = without.tolist()
-    close_cells(target, cells, source, started, key=key, **record)
+    record = {"inputs": [source / "images.csv"], "fallbacks": said, "images_without_cells": empty}
+    close_cells(target, cells, source, started, parameters=parameters, key=key, **record)
     shutil.rmtree(pieces)
     return cells
 
@@ -207,86 +161,63 @@ def _stored_piece(path: Path) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
         return stored["found"], stored["patches"]
 
 
-def _say_what_is_missing(images: pd.DataFrame, cells: pd.DataFrame, source: Path) -> list[str]:
-    """Refuse a class without cells; print and return what else has none: images, subsets."""
+def _say_what_is_missing(
+    images: pd.DataFrame, cells: pd.DataFrame, source: Path
+) -> tuple[list[str], list[str]]:
+    """Refuse a class without cells; print and return sentences on what has none, and the images."""
     counts = cells["image_id"].value_counts().reindex(images["image_id"], fill_value=0)
     counted = images.assign(cells=counts.to_numpy())
     of_class = counted.groupby("class")["cells"].sum()
     if lost := of_class.index[of_class == 0].tolist():
         raise ValueError(
             f"No cell was found in any of the {images['class'].isin(lost).sum()} images of class "
-            f"{' or '.join(lost)} in {shown_path(source)}, so no model would know of "
-            f"{'it' if len(lost) == 1 else 'them'}. Lower threshold, check min_sigma and max_sigma "
-            "against the cells' size, keep cells at the border with border='reflect', or leave "
-            "the class out with class_names in notebook 01."
+            f"{' or '.join(lost)} in {shown_path(source)}. Lower threshold, check min_sigma and "
+            "max_sigma, keep cells at the border with border='reflect', or leave the class out "
+            "with class_names in notebook 01."
         )
-    empty = counted.loc[counted["cells"] == 0, "image_id"]
+    empty = counted.loc[counted["cells"] == 0, "image_id"].tolist()
+    if not empty:
+        return [], []
+    named = ", ".join(empty[:10]) + ", …" * (len(empty) > 10)
+    said = [f"No cell was found in {len(empty)} of {len(images)} images: {named}."]
     of_subset = counted.groupby(["class", "split"])["cells"].sum()
-    said = [
-        f"Class {name} has no cell in the {subset} subset."
-        for name, subset in of_subset.index[of_subset == 0]
-    ]
-    if len(empty):
-        named = ", ".join(empty.head(10)) + ", …" * (len(empty) > 10)
-        said.insert(0, f"No cell was found in {len(empty)} of {len(images)} images: {named}.")
-        print("Caution:", *said)
-    return said
+    for name, subset in of_subset.index[of_subset == 0]:
+        said.append(f"Class {name} has no cell in the {subset} subset.")
+    print("Caution:", *said)
+    return said, empty
 
 
 def read_patches(cells_dir: str | Path, cells: pd.DataFrame) -> NDArray[np.uint8]:
-    """Open ``patches.npy`` as an array that is read from the disk where it is used.
+    """Open ``patches.npy``, uint8 (N, side, side, 3), to be read from the disk where it is used.
 
-    Parameters
-    ----------
-    cells_dir : path
-        Folder that `extract_cells` or `import_patches` wrote.
-    cells : DataFrame
-        Its ``cells.csv``.
-
-    Returns
-    -------
-    ndarray of uint8, shape (N, side, side, 3)
-        Memory-mapped, read only; the column ``row`` of `cells` is its first index.
+    The column ``row`` of `cells`, the folder's ``cells.csv``, is its first index.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
-    DamagedFileError
-        If it is empty, cut short, or holds something else; a ValueError.
+    FileNotFoundError, DamagedFileError
+        If there is no such file, or if it is empty, cut short or holds something else.
     """
     path = from_root(cells_dir) / "patches.npy"
     if not path.exists():
         raise FileNotFoundError(f"{shown_path(path)} is missing. Run notebook 02 first.")
+    count = cells["row"].max() + 1
     try:
         patches = np.load(path, mmap_mode="r")
+        found = f"holds {patches.dtype} of shape {patches.shape}"
+        if patches.dtype == np.uint8 and patches.ndim == 4 and len(patches) >= count:
+            return patches
     except (ValueError, EOFError, OSError) as error:
-        raise DamagedFileError(
-            f"{shown_path(path)} is empty, cut short or damaged ({type(error).__name__}). Notebook "
-            "02 makes it again."
-        ) from error
-    if patches.dtype != np.uint8 or patches.ndim != 4 or len(patches) <= cells["row"].max():
-        raise DamagedFileError(
-            f"{shown_path(path)} holds {patches.dtype} of shape {patches.shape}, but a patch for "
-            f"each of {cells['row'].max() + 1} cells was expected. Notebook 02 makes it again."
-        )
-    return patches
+        found = f"is empty, cut short or damaged ({type(error).__name__})"
+    raise DamagedFileError(
+        f"{shown_path(path)} {found}, but a patch for each of {count} cells was expected. Run "
+        "notebook 02 again."
+    )
 
 
 def export_png(cells_dir: str | Path) -> Path:
-    """Write each patch as ``png/<split>/<class>/<cell_id>.png``, the tree the paper releases.
+    """Write each patch as ``png/<split>/<class>/<cell_id>.png`` into the cells' folder.
 
-    Cells of an earlier export that are none any more are deleted from it.
-
-    Parameters
-    ----------
-    cells_dir : path
-        Folder that `extract_cells` wrote.
-
-    Returns
-    -------
-    Path
-        The tree, within that folder.
+    Returned is this tree, as the paper releases it; what is no cell any more is deleted from it.
     """
     folder = from_root(cells_dir)
     cells = manifest.read_cells(folder)
@@ -300,7 +231,7 @@ def export_png(cells_dir: str | Path) -> Path:
         mark = PngInfo()
         if cell["simulated"]:  # as the reader of images knows it again
             mark.add_text("Description", "SIMULATED by hsc_utils.simulation")
-        with atomic_path(path) as temporary:
+        with files.atomic_path(path) as temporary:
             Image.fromarray(patches[cell["row"]]).save(temporary, "PNG", pnginfo=mark)
         return path
 
@@ -314,29 +245,22 @@ def export_png(cells_dir: str | Path) -> Path:
 def _table(images: pd.DataFrame, found: Sequence[NDArray[np.float64]]) -> pd.DataFrame:
     """Return ``cells.csv`` of the cells found in each image, numbered by image."""
     counts = [len(of_image) for of_image in found]
-    shared = ["image_id", "class", "split", "group", "simulated"]
-    cells = images.loc[images.index.repeat(counts), shared]
-    numbers = np.concatenate([np.arange(count) for count in counts])
-    ids = [f"{name}__{k:04d}" for name, k in zip(cells["image_id"], numbers, strict=True)]
+    cells = images.loc[images.index.repeat(counts)].reset_index(drop=True)
+    of_image = zip(cells["image_id"], cells.groupby("image_id").cumcount(), strict=True)
+    ids = [f"{name}__{k:04d}" for name, k in of_image]
     y, x, sigma, touches = np.concatenate(found).T
     cells = cells.assign(cell_id=ids, y=y.round(2), x=x.round(2), sigma=sigma.round(3))
     cells = cells.assign(touches=touches.astype(bool), row=np.arange(len(cells)))
-    of_image = images.set_index("image_id")["split"]
-    assert (cells["split"] == of_image.loc[cells["image_id"]].to_numpy()).all()
-    return cells[list(manifest.CELL_COLUMNS)].reset_index(drop=True)
+    return cells[list(manifest.CELL_COLUMNS)]
 
 
 def fingerprint(
-    table: pd.DataFrame, files: Sequence[Path], parameters: dict, rooms: Sequence[str]
+    table: pd.DataFrame, paths: Sequence[Path], parameters: dict, rooms: Sequence[str]
 ) -> str:
     """Identify a result by what decides it: settings, the table, the files, and the code."""
-    states = [file.stat() if file.exists() else None for file in files]
-    content = [
-        parameters,
-        table.to_numpy().tolist(),
-        [(state.st_size, state.st_mtime_ns) if state else () for state in states],
-        provenance.code_digest(*rooms),
-    ]
+    states = [path.stat() for path in paths if path.exists()]
+    of_files = [(state.st_size, state.st_mtime_ns) for state in states]
+    content = [parameters, table.to_numpy().tolist(), of_files, provenance.code_digest(*rooms)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -348,10 +272,7 @@ def check_side(side: int) -> None:
 
 
 def finished_cells(target: Path, prepared: Path | None, key: str) -> pd.DataFrame | None:
-    """Return ``cells.csv`` of the result with that fingerprint, or None if there is none.
-
-    Of its files, damaged ones are set aside.
-    """
+    """Return ``cells.csv`` of the result with that fingerprint; set damaged files of it aside."""
     file = target / "provenance.json"
     try:
         record = dict(json.loads(file.read_text()))
@@ -365,13 +286,12 @@ def finished_cells(target: Path, prepared: Path | None, key: str) -> pd.DataFram
         return None
     except (TypeError, ValueError) as error:
         own = f"{shown_path(file)} is empty, cut short or damaged ({type(error).__name__})."
-        set_aside(file, str(error) if shown_path(file) in str(error) else own)
+        files.set_aside(file, str(error) if shown_path(file) in str(error) else own)
         return None
-    if len(cells) != record.get("cells"):
+    if len(cells) != (count := record.get("cells")):
         print(
-            f"Caution: {shown_path(target / 'cells.csv')} has {len(cells)} rows, but "
-            f"{record.get('cells')} cells were cut out: somebody changed it, or it is cut short. "
-            "It is used as it is; delete it to have it made again."
+            f"Caution: {shown_path(target / 'cells.csv')} has {len(cells)} rows, but {count} cells "
+            "were cut out. It is used as it is; delete it to have it made again."
         )
     return cells
 
@@ -380,7 +300,7 @@ def close_cells(
     target: Path, cells: pd.DataFrame, prepared: Path | None, started: float, **record: object
 ) -> None:
     """Write ``cells.csv``, check it, and close the folder with its provenance."""
-    write_csv(target / "cells.csv", cells)
+    files.write_csv(target / "cells.csv", cells)
     manifest.read_cells(target, prepared)
     record |= {"simulated": bool(cells["simulated"].any()), "cells": len(cells)}
     provenance.write_provenance(target, seconds=time.perf_counter() - started, **record)

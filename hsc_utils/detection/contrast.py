@@ -1,16 +1,19 @@
 """The grayscale image in which cells are searched: flattened, and by default its contrast.
 
-A cell in brightfield is a dark ring with a bright halo, in DIC a bright and a dark side,
-out of focus a bright or dark disc. What all have in common is that they differ from
-the background around them, whichever way. So by default the local contrast is searched,
-in multiples of the background's noise and up to a ceiling, and turned into a dome a cell.
+A cell in brightfield is a dark ring with a bright halo, in DIC a bright and a dark side, out of
+focus a disc. All differ from the background around them, whichever way: so by default the local
+contrast, in multiples of the background's noise and up to a ceiling, becomes a dome a cell.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from hsc_utils.detection.blobs import DetectionSettings
 
 _SMOOTHING = 0.19  # over which local contrast is averaged, in multiples of the smallest sigma
 _LEVELS = (0.15, 0.3, 0.45, 0.6)  # of contrast, at which areas become domes
@@ -19,15 +22,7 @@ _WINDOW = 9  # side of the background's median window, in multiples of the large
 _FINEST_NOISE = 0.5 / 255  # noise cannot be measured below the rounding to 8 bits
 
 
-def search_image(
-    rgb: NDArray[np.uint8],
-    search: str,
-    polarity: str,
-    min_sigma: float,
-    max_sigma: float,
-    flatten: bool,
-    full_contrast: float,
-) -> NDArray[np.float32]:
+def search_image(rgb: NDArray[np.uint8], settings: "DetectionSettings") -> NDArray[np.float32]:
     """Turn an image into one in which cells are bright blobs; see `blobs.DetectionSettings`."""
     slices = cv2.split(rgb)
     used = [k for k, plane in enumerate(slices) if plane.min() < plane.max()]
@@ -38,28 +33,20 @@ def search_image(
     view = _inside(blank)
     if blank[view].shape != blank.shape:
         found = np.zeros(blank.shape, np.float32)
-        found[view] = search_image(
-            rgb[view], search, polarity, min_sigma, max_sigma, flatten, full_contrast
-        )
+        found[view] = search_image(rgb[view], settings)
         return found
-    if search.startswith("slice"):
-        used = [min(int(search.removeprefix("slice")), len(slices) - 1)]
-    deviations = [_deviation(slices[k], blank, max_sigma, flatten) for k in used]
-    if search == "contrast":
-        smoothing = _SMOOTHING * min_sigma
-        contrasts = [
-            _contrast(_signed(d, polarity), blank, smoothing, full_contrast) for d in deviations
-        ]
-        largest_hole = 2 * np.pi * max_sigma**2
-        return _domes(np.maximum.reduce(contrasts), _RAMP * min_sigma, largest_hole)
-    return _signed(np.mean(deviations, axis=0, dtype=np.float32), polarity, clip=False)
+    if settings.search.startswith("slice"):
+        used = [min(int(settings.search.removeprefix("slice")), len(slices) - 1)]
+    deviations = [_deviation(slices[k], blank, settings) for k in used]
+    if settings.search != "contrast":
+        return _signed(np.mean(deviations, axis=0, dtype=np.float32), settings.polarity)
+    sought = [np.maximum(_signed(d, settings.polarity), 0) for d in deviations]
+    contrast = np.maximum.reduce([_contrast(d, blank, settings) for d in sought])
+    return _domes(contrast, _RAMP * settings.min_sigma, 2 * np.pi * settings.max_sigma**2)
 
 
 def _frame(slices: Sequence[NDArray[np.uint8]]) -> NDArray[np.bool_]:
-    """Mark areas that are black in every slice, and margins that these cut off.
-
-    Black areas count where they are wide enough not to be noise.
-    """
+    """Mark areas that are black in every slice, too wide to be noise, and margins they cut off."""
     black = (np.maximum.reduce(slices) == 0).astype(np.uint8)
     black = cv2.morphologyEx(black, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
     if not black.any():
@@ -81,13 +68,11 @@ def _inside(blank: NDArray[np.bool_]) -> tuple[slice, slice]:
     return view[0], view[1]
 
 
-def _deviation(
-    plane: NDArray[np.uint8], blank: NDArray[np.bool_], max_sigma: float, flatten: bool
-) -> NDArray[np.float32]:
+def _deviation(plane: NDArray, blank: NDArray, settings: "DetectionSettings") -> NDArray:
     """Return how far a slice differs from its background, in fractions of full scale."""
-    if not flatten:
+    if not settings.flatten:
         return plane.astype(np.float32) / 255
-    window = int(_WINDOW * max_sigma)
+    window = int(_WINDOW * settings.max_sigma)
     if blank.any():
         # beyond the frame, the field of view is carried on by the mean of what is near
         shown = (~blank).astype(np.float32)
@@ -106,27 +91,20 @@ def _deviation(
     return (plane - background) / 255
 
 
-def _signed(
-    deviation: NDArray[np.float32], polarity: str, clip: bool = True
-) -> NDArray[np.float32]:
+def _signed(deviation: NDArray[np.float32], polarity: str) -> NDArray[np.float32]:
     if polarity == "both":
         return np.abs(deviation)
-    deviation = -deviation if polarity == "dark" else deviation
-    return np.maximum(deviation, 0) if clip else deviation
+    return -deviation if polarity == "dark" else deviation
 
 
-def _contrast(
-    deviation: NDArray[np.float32],
-    blank: NDArray[np.bool_],
-    smoothing: float,
-    full_contrast: float,
-) -> NDArray[np.float32]:
+def _contrast(deviation: NDArray, blank: NDArray, settings: "DetectionSettings") -> NDArray:
     """Return the local contrast above the background's noise, as a share of full contrast."""
+    smoothing = _SMOOTHING * settings.min_sigma
     power = cv2.GaussianBlur(deviation**2, (0, 0), smoothing)
     background = power[~blank] if blank.any() else power.ravel()
     # every seventh pixel tells the median as well
     noise = max(float(np.sqrt(np.median(background[::7]))), _FINEST_NOISE)
-    contrast = np.clip((np.sqrt(power) / noise - 1) / full_contrast, 0, 1)
+    contrast = np.clip((np.sqrt(power) / noise - 1) / settings.full_contrast, 0, 1)
     if blank.any():
         reach = np.ones((2 * round(4 * smoothing) + 1,) * 2, np.uint8)
         contrast[cv2.dilate(blank.astype(np.uint8), reach) > 0] = 0

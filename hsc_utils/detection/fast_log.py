@@ -17,7 +17,7 @@ from skimage import feature
 from skimage.feature.blob import _blob_overlap
 from skimage.util import img_as_float, img_as_float32
 
-from hsc_utils.detection.checks import as_array, check_numbers
+from hsc_utils.detection.checks import as_array, check_numbers, check_rules
 
 MOST_CANDIDATES = 300_000  # before anything is decided; a hundred bytes each
 MOST_PAIRS = 2_000_000  # of neighbouring blobs; a hundred bytes each
@@ -52,18 +52,14 @@ def blob_log(
     Parameters
     ----------
     image : array (Y, X)
-        Grayscale, bright blobs on a dark ground. Integers are scaled to [0, 1] by their
-        type, floats are taken as they are.
-    min_sigma, max_sigma : float
-        Smallest and largest standard deviation of the Gaussian, in px.
-    num_sigma : int
-        Number of scales between them.
+        Grayscale, bright blobs on a dark ground; integers are scaled to [0, 1] by their type.
+    min_sigma, max_sigma, num_sigma, log_scale
+        Standard deviations of the Gaussian in px, their number, and whether they are spaced
+        evenly in their logarithm.
     threshold : float
         Smallest response of a blob, in units of the image's intensity.
     overlap : float
         Of two blobs whose areas overlap by a larger fraction, the smaller is dropped.
-    log_scale : bool
-        Whether scales are spaced evenly in their logarithm.
     exact : bool
         Let scikit-image do it, in its time and memory. The default agrees with it except
         where responses are equal but for rounding: along the straight edges of a mask.
@@ -71,25 +67,24 @@ def blob_log(
     Returns
     -------
     array (N, 3)
-        y, x, sigma of each blob in px, strongest response first; its radius is about
-        1.41 sigma. float64 (float32 for a float32 image).
+        y, x, sigma of each blob in px, strongest response first; its radius is about 1.41 sigma.
 
     Raises
     ------
     ValueError
-        If the image or a setting is impossible, or so much passes the threshold that
-        memory would run out.
+        If the image or a setting is impossible, or if memory would run out.
     """
     image = _checked_image(image)
-    sizes = {"min_sigma": min_sigma, "max_sigma": max_sigma, "num_sigma": num_sigma}
-    check_numbers(whole=["num_sigma"], **sizes, threshold=threshold, overlap=overlap)
-    if not (0 < min_sigma <= max_sigma and num_sigma >= 1 and threshold >= 0):
-        raise ValueError(
-            "0 < min_sigma <= max_sigma and num_sigma >= 1 must hold, and threshold cannot be "
-            f"negative, but they are {min_sigma}, {max_sigma}, {num_sigma} and {threshold}."
-        )
-    if not 0 <= overlap <= 1:
-        raise ValueError(f"overlap is {overlap}, but a share of the area, 0 to 1, was expected.")
+    given = {"min_sigma": min_sigma, "max_sigma": max_sigma, "num_sigma": num_sigma}
+    given |= {"threshold": threshold, "overlap": overlap}
+    check_numbers(whole=["num_sigma"], **given)
+    rules = {
+        "0 < min_sigma <= max_sigma": 0 < min_sigma <= max_sigma,
+        "num_sigma >= 1": num_sigma >= 1,
+        "a threshold that is not negative": threshold >= 0,
+        "0 <= overlap <= 1": 0 <= overlap <= 1,
+    }
+    check_rules(given, rules)
     padded = math.prod(length + 2 * _margin(max_sigma) for length in image.shape)
     if num_sigma > MOST_SCALES or padded > MOST_PIXELS:
         raise ValueError(
@@ -97,8 +92,7 @@ def blob_log(
             "take more memory than there is. Lower num_sigma or max_sigma."
         )
     if exact:
-        options = {"threshold": threshold, "overlap": overlap, "log_scale": log_scale}
-        return feature.blob_log(image, min_sigma, max_sigma, num_sigma, **options)
+        return feature.blob_log(image, **given, log_scale=log_scale)
     # the type in which scikit-image filters, lists sigmas, and returns blobs
     kind = np.float32 if image.dtype.kind == "f" and image.dtype.itemsize <= 4 else np.float64
     if image.dtype not in (np.uint8, np.uint16):
@@ -119,16 +113,12 @@ def blob_log(
 def _checked_image(image: NDArray) -> NDArray:
     """Return the image as an array, or say in a sentence why it is none."""
     image = as_array(image)
-    if image.dtype.kind not in "buif":
-        raise ValueError(f"image must hold numbers, but its type is {image.dtype}.")
-    if image.ndim != 2 or image.size == 0:
-        raise ValueError(f"image must be 2-D and not empty (Y, X), but its shape is {image.shape}.")
+    if image.dtype.kind not in "buif" or image.ndim != 2 or image.size == 0:
+        found = f"holds {image.dtype} of shape {image.shape}"
+        raise ValueError(f"image {found}, but numbers, 2-D (Y, X) and not empty, were expected.")
     # NaN fails the comparison as well
     if image.dtype.kind == "f" and not float(np.abs(image).max()) < HIGHEST:
-        raise ValueError(
-            f"image holds NaN or infinite values, or some beyond {HIGHEST:g}; replace them before "
-            "the search."
-        )
+        raise ValueError(f"image holds NaN, infinite values or some beyond {HIGHEST:g}.")
     return image
 
 
@@ -140,10 +130,7 @@ def _margin(sigma: float) -> int:
 def _maxima(
     image: NDArray, sigmas: NDArray[np.floating], threshold: float
 ) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
-    """Return the maxima over 3×3×3 neighbours (N, 3: y, x, scale), and their responses.
-
-    Responses come in no particular unit.
-    """
+    """Return the maxima over 3×3×3 neighbours (N, 3: y, x, scale), and responses of no unit."""
     planes = _filtered(image, sigmas)
     highest = max(max(plane.max(), -plane.min()) for plane in planes)
     doubt, tie = DOUBT * float(highest), TIE * float(highest)
@@ -156,8 +143,7 @@ def _maxima(
         points = _candidates(plane, neighbours, image.shape, threshold, doubt)
         if len(points) + sum(map(len, found)) > MOST_CANDIDATES:
             raise ValueError(
-                f"More than {MOST_CANDIDATES:,} maxima pass threshold {threshold}: noise, not "
-                "blobs. Raise threshold or min_sigma."
+                f"More than {MOST_CANDIDATES:,} maxima pass the threshold. Raise it, or min_sigma."
             )
         pixels, values, margins = _settled(plane, points, image.shape, threshold, doubt)
         for neighbour in neighbours:
@@ -220,8 +206,7 @@ def _kernels(sigma: float) -> tuple[NDArray[np.int_], NDArray[np.float64], NDArr
 def _frequencies(sigma: float, length: int) -> NDArray[np.float64]:
     """Return the frequency responses (2, length + 1) of scipy's truncated kernels.
 
-    Truncation leaves an offset of up to 3 % of a blob's response, which moves blobs across
-    the threshold; the analytic Gaussian does not have it.
+    The analytic Gaussian's are up to 3 % off, which moves blobs across the threshold.
     """
     offsets, smooth, bend = _kernels(sigma)
     wrapped = np.zeros((2, 2 * length))
@@ -230,17 +215,12 @@ def _frequencies(sigma: float, length: int) -> NDArray[np.float64]:
 
 
 def _candidates(
-    plane: NDArray[np.float32],
-    neighbours: Sequence[NDArray[np.float32]],
-    shape: tuple[int, int],
-    threshold: float,
-    doubt: float,
+    plane: NDArray, neighbours: list[NDArray], shape: Sequence[int], threshold: float, doubt: float
 ) -> NDArray[np.int_]:
     """Return the grid points (N, 2) around which a pixel may be a maximum over 3×3×3.
 
-    Conditions that every maximum fulfils, with some slack: the response is near the
-    threshold, not below that of the neighbouring scales all around, and the slope is no
-    steeper than the curvature allows.
+    There the response is near the threshold, not below that of the neighbouring scales all
+    around, and the slope no steeper than the curvature allows, each with some slack.
     """
     every_pixel = plane.shape == shape
     if every_pixel:
@@ -274,16 +254,9 @@ def _candidates(
 
 
 def _settled(
-    plane: NDArray[np.float32],
-    points: NDArray[np.int_],
-    shape: tuple[int, int],
-    threshold: float,
-    doubt: float,
+    plane: NDArray, points: NDArray[np.int_], shape: Sequence[int], threshold: float, doubt: float
 ) -> tuple[NDArray[np.int_], NDArray[np.float64], NDArray[np.float64]]:
-    """Return the pixels (N, 2) around grid points that may be maxima over 3×3 pixels.
-
-    With them their responses, and by how much each exceeds its highest neighbour.
-    """
+    """Return pixels (N, 2) near grid points that may be maxima, their responses and lead."""
     spacing = np.divide(shape, plane.shape)
     reach = math.ceil(spacing.max() / 2) + 1
     settled = [np.empty((0, 4))]
@@ -313,10 +286,7 @@ def _around(pixels: NDArray[np.int_], reach: int) -> tuple[NDArray[np.int_], NDA
 
 
 def _interpolated(
-    plane: NDArray[np.float32],
-    shape: tuple[int, int],
-    rows: NDArray[np.int_],
-    columns: NDArray[np.int_],
+    plane: NDArray, shape: Sequence[int], rows: NDArray[np.int_], columns: NDArray[np.int_]
 ) -> NDArray[np.float32]:
     """Interpolate at blocks of pixels: rows (N, P) and columns (N, P) give (N, P, P)."""
     (row_index, row_weights), (column_index, column_weights) = (
@@ -342,17 +312,9 @@ def _taps(pixels: NDArray[np.int_], count: int, spacing: float) -> tuple[NDArray
 
 
 def _exact(
-    padded: NDArray,
-    margin: int,
-    pixels: NDArray[np.int_],
-    sigmas: NDArray[np.floating],
-    reach: int = 1,
+    padded: NDArray, margin: int, pixels: NDArray[np.int_], sigmas: NDArray, reach: int = 1
 ) -> NDArray[np.float64]:
-    """Filter with scipy's own kernels the pixels within reach of single ones (N, 2).
-
-    The image has a margin on every side. Returned are responses of shape
-    (N, sigmas, 2 reach + 1, 2 reach + 1).
-    """
+    """Filter with scipy's kernels about pixels (N, 2): (N, sigmas, 2 reach + 1, 2 reach + 1)."""
     count = 2 * reach + 1
     radius = int(4 * float(max(sigmas)) + 0.5) + reach
     smooths, bends = shifted = np.zeros((2, len(sigmas), count, 2 * radius + 1))
@@ -380,10 +342,7 @@ def _prune(blobs: NDArray, overlap: float) -> NDArray:
     tree = spatial.cKDTree(blobs[:, :2])
     distance = 2 * blobs[:, 2].max() * math.sqrt(2)
     if (tree.count_neighbors(tree, distance) - len(blobs)) / 2 > MOST_PAIRS:
-        raise ValueError(
-            f"{len(blobs):,} blobs pass the threshold, too close together to be blobs. Raise "
-            "threshold or min_sigma, or lower max_sigma."
-        )
+        raise ValueError(f"{len(blobs):,} blobs are too near. Raise threshold, or lower max_sigma.")
     # the survivors of a chain of overlaps depend on the order of pairs: scikit-image's is
     # that of a set of pairs, and so is this
     pairs = np.array(list(tree.query_pairs(distance)), dtype=int).reshape(-1, 2)

@@ -23,21 +23,15 @@ _MARKERS = {"log": "o", "dog": "s", "doh": "^"}
 
 
 def overlays(
-    images: Mapping[str, NDArray[np.uint8]],
-    found: Mapping[str, Sequence[NDArray[np.float64]]],
-    truth: Sequence[NDArray[np.float64]] | None = None,
+    images: Mapping[str, NDArray],
+    found: Mapping[str, Sequence[NDArray]],
+    truth: Sequence[NDArray] | None = None,
     note: str = "",
 ) -> Figure:
     """Circle the cells that each method found: a row an image, a column a method.
 
-    Parameters
-    ----------
-    images : mapping of str to ndarray of uint8, shape (Y, X, 3)
-        By title.
-    found : mapping of str to sequence of ndarray, shape (N, 3)
-        y, x, sigma in px, by method, in the order of the images.
-    truth : sequence of ndarray, shape (M, 2), optional
-        True centres, in the order of the images.
+    Images (Y, X, 3) come by title; the cells (N, 3: y, x, sigma in px) of each method, and true
+    centres (M, 2), in their order.
     """
     size = (2.7 * len(found), 2.85 * len(images))
     figure, axes = drawing.picture_grid(len(images), len(found), size=size, labels=[*images])
@@ -48,13 +42,8 @@ def overlays(
     return drawing.finish(figure, note)
 
 
-def searched_and_found(
-    image: NDArray[np.uint8],
-    searched: NDArray[np.float32],
-    found: NDArray[np.float64],
-    note: str = "",
-) -> Figure:
-    """Show an image with its cells (y, x, sigma) beside the image in which they were searched."""
+def searched_and_found(image: NDArray, searched: NDArray, found: NDArray, note: str = "") -> Figure:
+    """Show an image with its cells (y, x, sigma) beside the one in which they were searched."""
     figure, ((left, right),) = drawing.picture_grid(1, 2, size=(8.0, 4.2))
     draw_cells(left, image, found)
     left.set_title(f"{len(found)} cells", fontsize=9)
@@ -74,12 +63,7 @@ def circled(image: NDArray[np.uint8], found: NDArray[np.float64]) -> bytes:
     return cv2.imencode(".png", canvas)[1].tobytes()
 
 
-def draw_cells(
-    panel: Axes,
-    image: NDArray[np.uint8],
-    found: NDArray[np.float64],
-    truth: NDArray[np.float64] | None = None,
-) -> None:
+def draw_cells(panel: Axes, image: NDArray, found: NDArray, truth: NDArray | None = None) -> None:
     """Draw an image with a circle a detected cell, and a cross a true one."""
     panel.imshow(drawing.stretched(image))
     diameters = 2 * np.sqrt(2) * found[:, 2]
@@ -94,13 +78,7 @@ def draw_cells(
 
 
 def precision_recall(scores: pd.DataFrame, note: str = "") -> Figure:
-    """Draw precision against recall, a point a setting, the best of each method ringed.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        From `score_trials` with truth, best first within each method.
-    """
+    """Draw precision against recall of `score_trials`, the best of each method ringed."""
     figure, panel = drawing.new_figure(size=(5.6, 4.2))
     for method, of_method in scores.groupby("method", sort=False):
         dots = {"color": _COLOURS[method], "marker": _MARKERS[method], "label": _NAMES[method]}
@@ -114,15 +92,7 @@ def precision_recall(scores: pd.DataFrame, note: str = "") -> Figure:
 
 
 def settings_map(scores: pd.DataFrame, value: str, label: str, note: str = "") -> Figure:
-    """Draw one value over the grid: thresholds across, size ranges down, a panel a method.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        From `score_trials`.
-    value, label : str
-        Column drawn, in [0, 1], and what it is.
-    """
+    """Draw a column of `score_trials`, in [0, 1]: thresholds across, sizes down, methods apart."""
     methods = list(dict.fromkeys(scores["method"]))
     size = (2.8 * len(methods), 3.0)
     figure, axes = drawing.new_figure(1, len(methods), size=size, squeeze=False, sharey=True)
@@ -140,15 +110,7 @@ def settings_map(scores: pd.DataFrame, value: str, label: str, note: str = "") -
 
 
 def cells_per_image(counts: pd.DataFrame, paper_means: pd.Series, note: str = "") -> Figure:
-    """Draw the number of cells of each image by class, beside the paper's mean.
-
-    Parameters
-    ----------
-    counts : DataFrame
-        Columns ``class`` and ``cells``, a row an image.
-    paper_means : Series
-        The paper's cells an image by class; classes it does not have are left out.
-    """
+    """Draw the ``cells`` of each image (a row) by ``class``, beside the paper's mean of a class."""
     names = list(dict.fromkeys(counts["class"]))
     figure, panel = drawing.new_figure(size=(5.6, 3.8))
     by_class = {"order": names, "hue": "class", "palette": drawing.class_colours(names)}
@@ -168,15 +130,7 @@ def cells_per_image(counts: pd.DataFrame, paper_means: pd.Series, note: str = ""
 
 
 def size_distribution(cells: pd.DataFrame, side: int, note: str = "") -> Figure:
-    """Draw the diameters of the cells by class, beside the patch side.
-
-    Parameters
-    ----------
-    cells : DataFrame
-        Columns ``class`` and ``sigma`` (px).
-    side : int
-        Side of a patch in px.
-    """
+    """Draw the diameters of the cells (``sigma``) by ``class``, beside a patch's side, in px."""
     names = list(dict.fromkeys(cells["class"]))
     figure, panel = drawing.new_figure(size=(5.6, 3.6))
     diameters = cells.assign(diameter=2 * np.sqrt(2) * cells["sigma"])
@@ -191,13 +145,7 @@ def size_distribution(cells: pd.DataFrame, side: int, note: str = "") -> Figure:
 
 
 def patch_sheet(patches: Mapping[str, NDArray[np.uint8]], note: str = "") -> Figure:
-    """Show cell patches, a row a class.
-
-    Parameters
-    ----------
-    patches : mapping of str to ndarray of uint8, shape (N, side, side, 3)
-        By class; stretched together for the eye.
-    """
+    """Show cell patches (N, side, side, 3), a row a class, each row stretched for the eye."""
     height = 8.0 / max(map(len, patches.values())) + 0.5
     figure, axes = drawing.picture_grid(len(patches), 1, size=(8.0, height * len(patches)))
     for panel, (name, of_class) in zip(axes[:, 0], patches.items(), strict=True):

@@ -27,14 +27,10 @@ def detection_panel(
     ----------
     rgb : ndarray of uint8, shape (Y, X, 3)
         Image.
-    settings : DetectionSettings
-        Where the sliders start.
-    path : path
-        ``detection.json``, written when the button is pressed.
+    settings, path
+        Where the sliders start; the ``detection.json`` written when the button is pressed.
     interactive : bool
         Whether to return sliders, which need a running kernel, or a figure.
-    note : str
-        Whose data these are.
     """
     if not interactive:
         image = blobs.searched(rgb, settings)
@@ -65,19 +61,17 @@ def detection_panel(
     def redraw(_change: object = None) -> None:
         try:
             found = blobs.detect_cells(field, chosen())
+            picture.value = figures.circled(shown, found)
+            message.value = f"{len(found)} cells"
         except ValueError as error:
             message.value = str(error)
-            return
-        picture.value = figures.circled(shown, found)
-        message.value = f"{len(found)} cells"
 
     def write(_button: object) -> None:
         try:
             chosen().write(path, "hand")
+            message.value = "detection.json is written."
         except ValueError as error:
             message.value = f"Not written: {error}"
-            return
-        message.value = "detection.json is written."
 
     for name, control in controls.items():
         control.description = name.replace("_", " ")

@@ -18,7 +18,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from hsc_utils import files, manifest, preparation
 from hsc_utils.detection.cells import check_side, close_cells, fingerprint, finished_cells
-from hsc_utils.detection.checks import check_choice, check_numbers, shown
+from hsc_utils.detection.checks import check, check_choice, check_numbers
 from hsc_utils.files import from_root, no_bar, shown_path
 
 _ROOMS = (
@@ -41,64 +41,53 @@ def import_patches(
     bit_depth: int | None = None,
     to_8_bit: str = "bit_depth",
 ) -> pd.DataFrame:
-    """Take ready images of single cells instead of finding cells in images.
+    """Take ready images of cells; return ``cells.csv``, without y, x, sigma and group.
 
     Parameters
     ----------
     patches_dir : path
         ``<class>/**/*.png`` (or tif, oir): one cell an image, of any size, read by the rules
-        for acquisitions; grayscale fills all three channels. A tree of the form
-        ``<split>/<class>/…`` keeps its split.
+        for acquisitions; grayscale fills all channels. ``<split>/<class>/…`` keeps its split.
     cells_dir : path
-        Folder written, as by `extract_cells`, but without ``detection.json``; files that
-        cannot be used are listed in its ``rejected.csv``.
+        Folder written, as by `extract_cells`, but without ``detection.json``, and with
+        ``rejected.csv`` of the files that cannot be used.
     side : int
-        Side in px to which every image is resized; sides that differ are padded to a
-        square by mirroring first, so that shapes are kept.
+        Side in px to which every image, mirrored to a square, is resized.
     image_of_patch : str
-        Regular expression whose first group is, in a file's name without suffix, the name
-        of the image that the cell was cut from. Cells of one image share a subset. A patch
-        whose name it does not match counts as an image of its own. The default reads the
-        names that `export_png` gives.
-    small_classes, seed
-        As for `manifest.split_images`.
-    slices, bit_depth, to_8_bit
-        As for `preparation.read_acquisition` and `preparation.compose_rgb`.
-
-    Returns
-    -------
-    DataFrame
-        ``cells.csv``, without y, x, sigma and group.
+        Regular expression whose first group is, in a file's name without suffix, the name of
+        the image that the cell was cut from, as `export_png` gives it by default. Cells of one
+        image share a subset; a patch whose name it does not match is an image of its own.
+    small_classes, seed, slices, bit_depth, to_8_bit
+        As for `manifest.split_images`, `preparation.read_acquisition` and `compose_rgb`.
 
     Raises
     ------
     FileNotFoundError
         If there is no such folder, or no image in it.
     ValueError
-        If the study has prepared images of its own, the same patch lies under two classes
-        or in two given subsets, patches of one image lie in two given subsets, patches differ
-        in bit depth or use a small part of it, a class is too small to be split, all files of
-        a class are refused, or a parameter is not as described.
+        If the study has images of its own, a patch or image lies under two classes or subsets,
+        patches differ in bit depth, or a class is refused as a whole or too small to be split.
     """
-    _check_request(side, image_of_patch, small_classes, seed)
+    check_side(side)
+    check_choice("small_classes", small_classes, ("error", "train"))
+    check_numbers(whole=["seed"], seed=seed)
+    try:
+        groups = re.compile(image_of_patch).groups
+    except (re.error, TypeError):
+        groups = 0
+    wanted = "a regular expression with a group in parentheses was expected"
+    check(groups > 0, "image_of_patch", image_of_patch, wanted)
     started = time.perf_counter()
     source, target = from_root(patches_dir), from_root(cells_dir)
     if (target.parent / "prepared" / "images.csv").exists():
-        raise ValueError(
-            f"{shown_path(target.parent)} holds prepared images, whose cells the ready ones are "
-            "not. Give ready cells a study of their own."
-        )
+        shown = shown_path(target.parent)
+        raise ValueError(f"{shown} holds prepared images. Give ready cells a study of their own.")
     join = "files" in slices
     listed = preparation.list_sources(source, join=join, parameter="ready_cells_dir")
-    usable, unusable = listed[listed["reason"] == ""], listed[listed["reason"] != ""]
+    usable = listed[listed["reason"] == ""].drop(columns="reason")
     reading = {"slices": list(slices), "bit_depth": bit_depth, "to_8_bit": to_8_bit}
-    parameters = {
-        "patches_dir": shown_path(source),
-        "side": int(side),
-        "seed": int(seed),
-        **reading,
-    }
-    parameters |= {"image_of_patch": image_of_patch, "small_classes": small_classes}
+    parameters = {"patches_dir": shown_path(source), "side": int(side), "seed": int(seed)}
+    parameters |= {"image_of_patch": image_of_patch, "small_classes": small_classes, **reading}
     decisive = listed[["source", "class", "split", "reason"]]
     # the cells may lie below the patches
     tree = sorted(p for p in preparation.files_below(source) if not p.is_relative_to(target))
@@ -113,23 +102,20 @@ def import_patches(
         patches = files.reserved_array(temporary, (len(usable), side, side, 3))
         read = _read_into(patches, usable, source, **reading)
         patches.flush()
-        copies = preparation.copies(read[read["reason"] == ""])
-        tables = [unusable, read, preparation.refused_copies(read, copies)]
+        good = read[read["reason"] == ""]
+        copies = preparation.copies(good)
+        tables = [listed, read, preparation.refused_copies(read, copies)]
         rejected = pd.concat([table[["source", "reason"]] for table in tables])
         rejected = rejected[rejected["reason"] != ""].sort_values("source")
         _check_classes(listed, read, source)
         if bit_depth is None and to_8_bit == "bit_depth":
-            _check_depths(read[read["reason"] == ""])
-        cells = _table(read.loc[copies.index[copies == ""]], image_of_patch, seed, small_classes)
-        if len(cells) + len(rejected) != len(listed):
-            raise RuntimeError(
-                f"{len(listed)} files came in, but {len(cells)} cells and {len(rejected)} refusals "
-                "came out; this is a fault of the program."
-            )
+            _check_depths(good)
+        cells = _table(good[copies == ""], image_of_patch, seed, small_classes)
+        assert len(cells) + len(rejected) == len(listed), "a file ended in no table, or in two"
         # until all files fit together again, they are no finished result
         (target / "provenance.json").unlink(missing_ok=True)
     files.write_csv(target / "rejected.csv", rejected)
-    fallbacks = _cautions(read[read["reason"] == ""], cells, join)
+    fallbacks = _cautions(good, cells, join)
     record = {"fallbacks": fallbacks, "dataset": f"ready cells in {shown_path(source)}"}
     close_cells(target, cells, None, started, parameters=parameters, key=key, **record)
     print(
@@ -140,35 +126,15 @@ def import_patches(
     return cells
 
 
-def _check_request(side: int, image_of_patch: str, small_classes: str, seed: int) -> None:
-    check_side(side)
-    check_choice("small_classes", small_classes, ("error", "train"))
-    check_numbers(whole=["seed"], seed=seed)
-    try:
-        groups = re.compile(image_of_patch).groups
-    except (re.error, TypeError):
-        groups = 0
-    if not groups:
-        raise ValueError(
-            f"image_of_patch is {shown(image_of_patch)}, but a regular expression with a group in "
-            r"parentheses was expected, such as '(.+)__\d+'."
-        )
-
-
 def _read_into(
-    patches: NDArray,
-    usable: pd.DataFrame,
-    folder: Path,
-    slices: Sequence[int | str],
-    bit_depth: int | None,
-    to_8_bit: str,
+    patches: NDArray, usable: pd.DataFrame, folder: Path, to_8_bit: str, **how: object
 ) -> pd.DataFrame:
     """Fill the array row by row; return what was read, or the reason why it cannot be used."""
 
     def read(row: int, name: str, others: Sequence[str]) -> dict:
         path = folder / name
         try:
-            one = preparation.read_acquisition(path, slices=slices, bit_depth=bit_depth)
+            one = preparation.read_acquisition(path, **how)
             if len(one.slices) == 1 and not one.selected:
                 one = replace(one, slices=np.repeat(one.slices, 3, axis=0))
             rgb = preparation.compose_rgb(one, to_8_bit=to_8_bit)
@@ -189,22 +155,19 @@ def _read_into(
     ends = thread_map(read, range(len(usable)), usable["source"], usable["channels"], **bar)
     columns = ["reason", "sha256", "bit_depth", "brightest", "lossy", "simulated"]
     ends = pd.DataFrame(ends, usable.index, columns)
-    return usable.drop(columns="reason").join(ends).assign(row=np.arange(len(usable)))
+    return usable.join(ends).assign(row=np.arange(len(usable)))
 
 
 def _check_classes(listed: pd.DataFrame, read: pd.DataFrame, source: Path) -> None:
     """Refuse a class that none of its files is left of, and a folder of which nothing is left."""
+    kept = set(read.loc[read["reason"] == "", "class"])
     refused = pd.concat([listed, read]).query("reason != ''")
-    if len(refused) == len(listed):
-        raise ValueError(
-            f"All {len(listed)} patches were refused, in {shown_path(source)} (ready_cells_dir). "
-            f"The first: {refused['reason'].iloc[0]}"
-        )
-    lost = refused[~refused["class"].isin({"", *read.loc[read["reason"] == "", "class"]})]
+    lost = refused[~refused["class"].isin({"", *kept})] if kept else refused
     if len(lost):
+        of_class = f" of class {' and '.join(sorted(set(lost['class'])))}" if kept else ""
         raise ValueError(
-            f"All {len(lost)} patches of class {' and '.join(sorted(set(lost['class'])))} were "
-            f"refused. The first: {lost['reason'].iloc[0]} Mend them, or remove the folder."
+            f"All {len(lost)} patches{of_class} were refused, in {shown_path(source)} "
+            f"(ready_cells_dir). The first: {lost['reason'].iloc[0]} Mend or remove them."
         )
 
 
@@ -215,15 +178,13 @@ def _check_depths(read: pd.DataFrame) -> None:
         found = first["bit_depth"].map("{:g} bits in ".format) + first["source"]
         raise ValueError(
             f"The patches have different bit depths ({', '.join(found)}), so their brightness "
-            "cannot be compared. Convert them to one, or say to_8_bit='own_depth' if each uses "
-            "the full range of its own."
+            "cannot be compared. Convert them, or say to_8_bit='own_depth' if each fills its own."
         )
     brightest = int(read["brightest"].max())
     if first["bit_depth"].iloc[0] == 16 and brightest < 2**14:
         raise ValueError(
-            f"The patches have 16 bits, but their brightest pixel is {brightest}: they would be "
-            "almost black. Say with bit_depth how many bits the camera gave, such as "
-            f"{max(9, brightest.bit_length())}."
+            f"The patches have 16 bits, but their brightest pixel is {brightest}. Say with "
+            f"bit_depth how many bits the camera gave, such as {max(9, brightest.bit_length())}."
         )
 
 
@@ -243,7 +204,7 @@ def _cautions(read: pd.DataFrame, cells: pd.DataFrame, join: bool) -> list[str]:
 
 
 def _squared(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Mirror an image to a square around its middle, and resize it to a side in px."""
+    """Mirror an image to a square around its middle, so that shapes are kept, and resize it."""
     height, width = rgb.shape[:2]
     longest = max(height, width)
     top, left = (longest - height) // 2, (longest - width) // 2
@@ -264,11 +225,10 @@ def _table(read: pd.DataFrame, image_of_patch: str, seed: int, small_classes: st
     images = cells.drop_duplicates(["image_id", "class", "split"])
     if (leak := images["image_id"].duplicated()).any():
         name = images.loc[leak, "image_id"].iloc[0]
-        where = cells.loc[cells["image_id"] == name].drop_duplicates(["class", "split"])["source"]
+        where = images.loc[images["image_id"] == name, "source"].head(3)
         raise ValueError(
-            f"Patches of image {name} lie in more than one subset "
-            f"({', '.join(where.head(3))}), so the subsets leak. Move the patches of an image "
-            "together, or correct image_of_patch if these are different images."
+            f"Patches of image {name} lie in more than one subset ({', '.join(where)}). Move them "
+            "together, or correct image_of_patch if they are of different images."
         )
     if not cells["split"].all():
         images = manifest.split_images(images, seed=seed, small_classes=small_classes)

@@ -17,9 +17,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.contrib.concurrent import thread_map
 
+from hsc_utils import metrics
 from hsc_utils.detection.blobs import DetectionSettings, check_settings, detect_in, searched
-from hsc_utils.detection.checks import shown
-from hsc_utils.detection.matching import match_detections
+from hsc_utils.detection.checks import as_array
+from hsc_utils.detection.matching import match_detections, shares
 from hsc_utils.files import from_root, no_bar, read_rgb
 
 GRID = ("method", "min_sigma", "max_sigma", "threshold")
@@ -29,19 +30,12 @@ GRID = ("method", "min_sigma", "max_sigma", "threshold")
 class Trials:
     """What every setting of a grid found in every image.
 
-    Attributes
-    ----------
-    settings : list of DetectionSettings
-        The grid.
-    found : dict
-        By number of the setting and image_id: y, x, sigma of the cells in px.
-    table : DataFrame
-        One row a setting and image: ``setting``, its values (`GRID`), ``image_id``,
-        ``cells``, ``seconds``, ``at_ends`` (share of cells of the smallest or largest size).
+    The table has a row a setting and image: ``setting``, its values (`GRID`), ``image_id``,
+    ``cells``, ``seconds``, ``at_ends`` (share of cells of the smallest or largest size).
     """
 
     settings: list[DetectionSettings]
-    found: dict[tuple[int, str], NDArray[np.float64]]
+    found: dict[tuple[int, str], NDArray[np.float64]]  # by setting and image_id: y, x, sigma in px
     table: pd.DataFrame
 
 
@@ -51,44 +45,25 @@ def make_grid(
     max_sigmas: Sequence[float],
     base: DetectionSettings,
 ) -> list[DetectionSettings]:
-    """Combine every size range with every threshold of each method.
+    """Combine every size range (px) with every threshold of each method.
 
-    Parameters
-    ----------
-    thresholds : mapping of str to sequence of float
-        Smallest responses tried, by method; equally many for each.
-    min_sigmas, max_sigmas : sequence of float
-        Sizes tried, px.
-    base : DetectionSettings
-        Everything else; its method must be among those tried.
-
-    Raises
-    ------
-    ValueError
-        If the methods do not get equally many thresholds, a list is empty or none, or a
-        combination is impossible.
+    A ValueError asks for equally many thresholds a method. All else is the base's, whose method
+    must be among those tried.
     """
     check_settings(base)
     given = {"smallest sizes": min_sigmas, "largest sizes": max_sigmas}
     given |= thresholds if isinstance(thresholds, Mapping) else {"thresholds by method": None}
     for name, values in given.items():
-        if (
-            not isinstance(values, Sequence | np.ndarray)
-            or isinstance(values, str)
-            or not len(values)
-        ):
-            raise ValueError(f"{name}: a list of numbers was expected, not {shown(values)}.")
+        array = as_array(values)
+        if array.ndim != 1 or not array.size:
+            raise ValueError(f"{name}: a list of numbers was expected, not {values!r}.")
     if base.method not in thresholds:
-        raise ValueError(
-            f"method is {base.method!r}, but thresholds are given for "
-            f"{', '.join(thresholds) or 'no method'}."
-        )
+        known = ", ".join(thresholds) or "no method"
+        raise ValueError(f"method is {base.method!r}, but thresholds are given for {known}.")
     lengths = {method: len(values) for method, values in thresholds.items()}
     if len(set(lengths.values())) != 1:
-        raise ValueError(
-            f"Every method needs as many thresholds as the others, but they have {lengths}: "
-            "otherwise the best of one is chosen from more tries than the best of another."
-        )
+        fair = "For a fair choice every method needs as many thresholds as the others"
+        raise ValueError(f"{fair}, but they have {lengths}.")
     return [
         replace(base, method=method, threshold=threshold, min_sigma=low, max_sigma=high)
         for method, values in thresholds.items()
@@ -99,13 +74,13 @@ def make_grid(
 def run_trials(
     images: pd.DataFrame, prepared_dir: str | Path, settings: Sequence[DetectionSettings]
 ) -> Trials:
-    """Detect the cells of ``images.csv``'s rows given with every setting; see `Trials`."""
+    """Detect the cells of rows of ``images.csv`` with every setting; see `Trials`."""
     folder = from_root(prepared_dir)
     check_settings(*settings)
     if images.empty or not settings:
         raise ValueError(
             f"There is nothing to try: {len(images)} images and {len(settings)} settings were "
-            "given, but at least one of each was expected (tuning_images, thresholds, sizes)."
+            "given. Raise tuning_images, or give thresholds and sizes."
         )
 
     def detect(path: str) -> list[tuple[NDArray[np.float64], float]]:
@@ -140,27 +115,20 @@ def score_trials(trials: Trials, truth: pd.DataFrame | None, max_distance: float
 
     Parameters
     ----------
-    trials : Trials
-        From `run_trials`.
-    truth : DataFrame or None
-        ``image_id``, ``y`` and ``x`` of true centres (`read_truth`), if there are any.
+    trials, truth
+        From `run_trials`, and from `read_truth` if there is any for these images.
     max_distance : float
         Largest distance in px at which two centres count as the same cell.
 
     Returns
     -------
     DataFrame
-        One row a setting (index), best first within each method: its values;
-        ``cells`` an image; ``seconds`` an image; ``at_ends``, the share of cells of the
-        smallest or largest size; ``stability``, the mean F1 against the settings one step
-        away; ``agreement``, against the setting of each other method that agrees best;
-        with truth also ``precision``, ``recall``, ``f1``, ``error`` (px), ``found_twice``
-        and ``found_as_one``, over all images together; and ``rank_by``, the value ranked by.
-
-    Raises
-    ------
-    ValueError
-        If there is truth, but of none of the images.
+        One row a setting (index), best first within each method: its values; ``cells`` and
+        ``seconds`` an image; ``at_ends``, the share of cells of the smallest or largest size;
+        ``stability``, the mean F1 against the settings one step away; ``agreement``, against
+        the setting of each other method that agrees best; with truth also ``precision``,
+        ``recall``, ``f1``, ``error`` (px), ``found_twice`` and ``found_as_one``, over all images
+        together; and ``rank_by``, the value ranked by.
     """
     grouped = trials.table.groupby("setting")
     scores = grouped[[*GRID]].first().join(grouped[["cells", "seconds", "at_ends"]].mean())
@@ -183,28 +151,23 @@ def score_trials(trials: Trials, truth: pd.DataFrame | None, max_distance: float
     if truth is None:
         scores["rank_by"] = scores[["stability", "agreement"]].mean(axis=1) - scores["at_ends"]
     else:
-        image_ids = trials.table["image_id"].unique()
-        centres = {i: truth.loc[truth["image_id"] == i, ["y", "x"]].to_numpy() for i in image_ids}
+        centres = _true_centres(trials, truth)
         without = [i for i, points in centres.items() if not len(points)]
-        if len(without) == len(image_ids):
+        if len(without) == len(centres):
             raise ValueError(
-                f"None of the {len(image_ids)} images tried has a true centre. Choose others with "
-                "seed or tuning_images, or score without truth."
+                f"None of the {len(centres)} images tried has a true centre. Choose others (seed, "
+                "tuning_images), or score without truth."
             )
         if without:
             print(
-                f"Caution: {len(without)} of the {len(image_ids)} images tried have no true "
-                f"centre, so whatever is found there counts as wrong: {', '.join(without)}."
+                f"Caution: {len(without)} of the {len(centres)} images tried have no true centre; "
+                f"whatever is found there counts as wrong: {', '.join(without)}."
             )
-        pooled = [
-            _pooled([(trials.found[number, i], centres[i]) for i in image_ids], max_distance)
-            for number in scores.index
-        ]
+        pooled = [_pooled(_matched(trials, n, centres, max_distance)) for n in scores.index]
         scores = scores.join(pd.DataFrame(pooled, index=scores.index))
         scores["rank_by"] = scores["f1"]
-    order = {method: place for place, method in enumerate(dict.fromkeys(methods))}
     ranked = scores.sort_values("rank_by", ascending=False, kind="stable")
-    return ranked.sort_values("method", key=lambda column: column.map(order), kind="stable")
+    return pd.concat([ranked[ranked["method"] == method] for method in dict.fromkeys(methods)])
 
 
 def best_of_each(scores: pd.DataFrame) -> dict[str, int]:
@@ -213,43 +176,67 @@ def best_of_each(scores: pd.DataFrame) -> dict[str, int]:
     return dict(zip(best["method"], best.index.tolist(), strict=True))
 
 
+def rank_methods(
+    trials: Trials, scores: pd.DataFrame, truth: pd.DataFrame | None, max_distance: float
+) -> list[str]:
+    """Say in sentences whether the methods, each at its best settings, differ in F1.
+
+    Arguments are those of `score_trials` and what it returned. Each method beside the best gets
+    the difference, with its jackknife interval over the images (`metrics.widest_interval`).
+    """
+    if truth is None:
+        return ["Without true centres nobody can say which method finds the cells best."]
+    centres = _true_centres(trials, truth)
+    weights = metrics.leave_one_out(np.arange(len(centres)))
+    f1 = {}
+    for method, number in best_of_each(scores).items():
+        matched = _matched(trials, number, centres, max_distance)
+        sizes = weights @ (matched["found"] + matched["true"])
+        f1[method] = weights @ (2 * matched["matched"]) / np.maximum(sizes, 1)
+    first, *others = sorted(f1, key=lambda method: -f1[method][0])
+    sentences = []
+    for other in others:
+        gap = f1[first] - f1[other]
+        end = f", too few images to say ({metrics.MIN_IMAGES} are needed)"
+        if len(centres) >= metrics.MIN_IMAGES:
+            low, high = metrics.widest_interval([gap], 0.95)
+            verdict = f"{first.upper()} finds them better" if low > 0 else "not told apart"
+            end = f" ({low:+.3f} to {high:+.3f}), {verdict}"
+        names = f"{first.upper()} {f1[first][0]:.3f}, {other.upper()} {f1[other][0]:.3f}"
+        sentences.append(f"F1 of {names}: {gap[0]:+.3f}{end}.")
+    return sentences
+
+
 def agreement_between(
     trials: Trials, numbers: Mapping[object, int], max_distance: float
 ) -> pd.DataFrame:
-    """Return the F1 between what each two settings found, over all images together.
-
-    Parameters
-    ----------
-    trials : Trials
-        From `run_trials`.
-    numbers : mapping of name to int
-        The settings to compare, such as `best_of_each`.
-    max_distance : float
-        Largest distance in px at which two centres count as the same cell.
-
-    Returns
-    -------
-    DataFrame
-        Rows and columns by name; NaN where neither found anything.
-    """
+    """Return the F1 between each two settings given by name, over all images; NaN if undefined."""
     image_ids = trials.table["image_id"].unique()
     table = pd.DataFrame(1.0, index=list(numbers), columns=list(numbers))
     for (one, a), (other, b) in itertools.combinations(numbers.items(), 2):
-        pairs = [(trials.found[a, i], trials.found[b, i]) for i in image_ids]
-        table.loc[one, other] = table.loc[other, one] = _pooled(pairs, max_distance)["f1"]
+        theirs = {i: trials.found[b, i] for i in image_ids}
+        f1 = _pooled(_matched(trials, a, theirs, max_distance))["f1"]
+        table.loc[one, other] = table.loc[other, one] = f1
     return table
 
 
-def _pooled(pairs: Sequence[tuple[NDArray, NDArray]], max_distance: float) -> dict[str, float]:
-    """Score what was found in several images against others, as if they were one image."""
-    table = pd.DataFrame([match_detections(*pair, max_distance) for pair in pairs])
-    total = table[["found", "true", "matched", "found_twice", "found_as_one"]].sum()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            "precision": np.divide(total["matched"], total["found"]),
-            "recall": np.divide(total["matched"], total["true"]),
-            "f1": np.divide(2 * total["matched"], total["found"] + total["true"]),
-            "error": (table["error"] * table["matched"]).sum() / max(total["matched"], 1),
-            "found_twice": total["found_twice"],
-            "found_as_one": total["found_as_one"],
-        }
+def _true_centres(trials: Trials, truth: pd.DataFrame) -> dict[str, NDArray]:
+    """Return the true centres of each image tried, empty where there are none."""
+    image_ids = trials.table["image_id"].unique()
+    return {i: truth.loc[truth["image_id"] == i, ["y", "x"]].to_numpy() for i in image_ids}
+
+
+def _matched(
+    trials: Trials, number: int, centres: Mapping[str, NDArray], max_distance: float
+) -> pd.DataFrame:
+    """Match what a setting found in each image with centres there: a row an image."""
+    found = ((trials.found[number, image_id], there) for image_id, there in centres.items())
+    return pd.DataFrame([match_detections(*pair, max_distance) for pair in found])
+
+
+def _pooled(matched: pd.DataFrame) -> dict[str, float]:
+    """Score all images together, as if they were one."""
+    total = matched[["matched", "found", "true", "found_twice", "found_as_one"]].sum()
+    error = (matched["error"] * matched["matched"]).sum() / max(total["matched"], 1)
+    scores = shares(*total[["matched", "found", "true"]])
+    return scores | {"error": error, **total[["found_twice", "found_as_one"]]}

@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from tqdm.auto import tqdm
 
 from hsc_utils import training
@@ -146,19 +148,34 @@ def measure_cells(
         inside, explained = masks.own_masks(labels), inputs_and_targets(pixels, part, config)
         for stride, layer in layers.items():
             maps = resize_maps(grad_cam(model, *explained, layer), pixels.shape[1])
-            numbers = cell_numbers(maps, labels, inside)
+            numbers = cell_numbers(maps, labels, inside, config.input_size // stride)
             numbers.insert(0, "stride", stride)
             numbers.insert(1, "position", np.arange(start, start + len(pixels)))
             tables.append(numbers.assign(zero=maps.max(axis=(1, 2)) == 0))
     return pd.concat(tables, ignore_index=True)
 
 
-def cell_numbers(maps: np.ndarray, labels: np.ndarray, inside: np.ndarray) -> pd.DataFrame:
+def peak_places(grid: int, side: int) -> np.ndarray:
+    """Return where a map's highest pixel lies if it is that of each of grid² places, flat (grid²,).
+
+    A map made on a grid and enlarged peaks at few places, more of them in the middle of the patch
+    than the area of a cell there says. Moving the map over its grid goes through all of them.
+    """
+    single = torch.eye(grid**2).reshape(-1, 1, grid, grid)
+    enlarged = functional.interpolate(single, (side, side), mode="bilinear")
+    return enlarged.flatten(1).argmax(dim=1).numpy()
+
+
+def cell_numbers(
+    maps: np.ndarray, labels: np.ndarray, inside: np.ndarray, grid: int
+) -> pd.DataFrame:
     """Say how much of each map (N, H, W) lies in its cell, in neighbours, and in the background.
 
     `labels` number the cells of each patch, and `inside` is true in its own cell. ``share`` is
     the part of the map's mass inside the cell, ``area`` what the cell covers, ``excess`` their
-    difference, ``pointing`` 1 if the map's highest pixel lies in the cell. All are fractions;
+    difference, ``pointing`` 1 if the map's highest pixel lies in the cell, ``pointing_chance`` how
+    often it would if the map were moved over its grid of `grid`² places, and ``pointing_excess``
+    their difference. All are fractions;
     NaN where the map is zero or there is no cell.
     """
     same_shapes(maps=maps, labels=labels, inside=inside)
@@ -170,6 +187,8 @@ def cell_numbers(maps: np.ndarray, labels: np.ndarray, inside: np.ndarray) -> pd
     hits = inside.reshape(len(maps), -1)[np.arange(len(maps)), peaks]
     share = (maps * inside).sum(axis=(1, 2)) / mass
     area = np.where(valid, inside.mean(axis=(1, 2)), np.nan)
+    places = inside.reshape(len(maps), -1)[:, peak_places(grid, maps.shape[1])]
+    chance = np.where(valid, places.mean(axis=1), np.nan)
     return pd.DataFrame(
         {
             "share": share,
@@ -178,6 +197,8 @@ def cell_numbers(maps: np.ndarray, labels: np.ndarray, inside: np.ndarray) -> pd
             "share_neighbours": (maps * neighbours).sum(axis=(1, 2)) / mass,
             "area_neighbours": np.where(valid, neighbours.mean(axis=(1, 2)), np.nan),
             "pointing": np.where(valid, hits, np.nan),
+            "pointing_chance": chance,
+            "pointing_excess": hits - chance,
         }
     )
 
@@ -246,9 +267,14 @@ def gini(values: np.ndarray) -> float:
 
 
 def in_words(means: pd.DataFrame, columns: str = "class") -> pd.DataFrame:
-    """Lay out `metrics.bootstrap_means` for a reader: ``mean (low to high)``, a row a number."""
+    """Lay out `metrics.means_by_class` for a reader: ``mean (low to high)``, a row a number."""
     texts = [
-        f"{m.mean:.3f} " + ("(one image)" if m.images == 1 else f"({m.low:.3f} to {m.high:.3f})")
+        f"{m.mean:.3f} "
+        + (
+            f"({m.images} image{'s' * (m.images != 1)})"
+            if np.isnan(m.low)
+            else f"({m.low:.3f} to {m.high:.3f})"
+        )
         for m in means.itertuples()
     ]
     wide = means.assign(text=texts).pivot_table("text", "number", columns, "first", sort=False)

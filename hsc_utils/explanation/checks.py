@@ -118,31 +118,42 @@ def map_correlation(maps: np.ndarray, others: np.ndarray) -> np.ndarray:
     )
 
 
-def correlation_by_layer(
-    correlations: pd.DataFrame, resamples: int = 2000, seed: int = 0
-) -> pd.DataFrame:
-    """Average `scrambled_correlations` by layer; intervals resample images and scramblings.
+def correlation_by_layer(correlations: pd.DataFrame) -> pd.DataFrame:
+    """Average `scrambled_correlations` by layer; intervals count images and scramblings.
 
     Returns
     -------
     DataFrame
         One row a layer, in the order scrambled: ``layer``, ``mean``, ``low``, ``high`` (95 %),
-        and ``constant``, the share of maps that were constant and so did not enter.
+        and ``constant``, the share of maps that were constant and so did not enter. The
+        variances over images and over scramblings, each a jackknife's, are added; no interval
+        below `metrics.MIN_IMAGES` images or two scramblings.
     """
     layers = correlations["layer"].unique()
     by = correlations.groupby(["layer", "scrambling", "image_id"])["correlation"]
     shape = (len(layers), correlations["scrambling"].nunique(), -1)
     sums, counts = (t.loc[layers].to_numpy(float).reshape(shape) for t in (by.sum(), by.count()))
-    rng = np.random.default_rng(seed)
-    # both are drawn: the scramblings (rs) and the images (rg) of each resample
-    drawn = [np.concatenate([*metrics.resampled_images(n, resamples, rng)]) for n in sums.shape[1:]]
-    totals = [
-        np.einsum("lsg,rs,rg->lr", values, *drawn, optimize=True) for values in (sums, counts)
-    ]
-    means = np.divide(*totals, out=np.full_like(totals[0], np.nan), where=totals[1] > 0)
-    low, high = np.transpose([metrics.interval(values, 0.95) for values in means])
     total = counts.sum(axis=(1, 2))
     mean = np.divide(sums.sum(axis=(1, 2)), total, out=np.full(len(total), np.nan), where=total > 0)
+    width = np.full(len(layers), np.nan)
+    if sums.shape[1] > 1 and sums.shape[2] >= metrics.MIN_IMAGES:
+        # by scrambling and by image: the mean of a layer without each
+        kept = [
+            [
+                values.sum(axis=(1, 2), keepdims=True) - values.sum(axis=axis, keepdims=True)
+                for values in (sums, counts)
+            ]
+            for axis in (2, 1)
+        ]
+        with np.errstate(invalid="ignore"):
+            without = [(s / c).reshape(len(layers), -1) for s, c in kept]
+        width = np.array(
+            [
+                metrics.half_width([*map(metrics.jackknife, parts)], 0.95)
+                for parts in zip(*without, strict=True)
+            ]
+        )
+    low, high = mean - width, mean + width
     constant = correlations["correlation"].isna().groupby(correlations["layer"]).mean()
     table = pd.DataFrame({"layer": layers, "mean": mean, "low": low, "high": high})
     return table.assign(constant=constant[layers].to_numpy())
@@ -157,11 +168,12 @@ def scrambling_verdict(by_layer: pd.DataFrame) -> str:
     last = by_layer.iloc[-1]
     numbers = f"{last['mean']:+.2f} ({last['low']:+.2f} to {last['high']:+.2f})"
     if np.isnan([last["low"], last["high"]]).any():
-        end = "too few images to say whether the maps change"
+        numbers = f"{last['mean']:+.2f}"
+        end = "too few images or scramblings to say whether the maps change"
     elif last["high"] < 0.5:
-        end = "the maps change, so they show what was learnt"
+        end = "the maps depend on the weights, which is all this check says"
     elif last["low"] >= 0.5:
-        end = "the maps stay, so they show little of what was learnt"
+        end = "the maps stay whatever the weights are, so they show little of what was learnt"
     else:
         end = "too uncertain to say whether the maps change"
     return f"With every layer scrambled, a map's correlation with the own one is {numbers}: {end}."
@@ -196,7 +208,7 @@ def erasure(
     fractions : sequence of float
         Shares of the area to erase, in [0, 1].
     seed : int
-        Seed of the places and of the resampling.
+        Seed of the places.
 
     Returns
     -------
@@ -204,8 +216,8 @@ def erasure(
         By `MARKED`, `ELSEWHERE` and `ANOTHER`: one row a fraction, the probability's
         ``mean``, ``low``, ``high``.
     drops : DataFrame
-        From `metrics.bootstrap_means`, by class: how much more probability is lost by
-        erasing what the map marks than `ELSEWHERE` and `ANOTHER` (``number``), averaged over
+        From `metrics.means_by_class`, by class: how much more probability is lost by
+        erasing what the map marks than `ANOTHER` and `ELSEWHERE` (``number``), averaged over
         the fractions above 0. Zero maps, which mark nothing, are left out of everything.
     """
     images, targets = checked_inputs(model, images, targets)
@@ -231,10 +243,10 @@ def erasure(
         values = [deletion_curves(model, images, targets, o, fractions) for o in choices]
         values = np.where(usable[:, None], np.mean(values, axis=0), np.nan)
         table = drawn.join(pd.DataFrame(values, columns=names))
-        curves[name] = metrics.bootstrap_means(table, names, seed=seed).query("`class` == 'all'")
+        curves[name] = metrics.means_by_class(table, names).query("`class` == 'all classes'")
         kept[name] = values[:, np.asarray(fractions) > 0].mean(axis=1)
-    lost = {name: kept[name] - kept[MARKED] for name in (ELSEWHERE, ANOTHER)}
-    return curves, metrics.bootstrap_means(drawn.assign(**lost), list(lost), seed=seed)
+    lost = {name: kept[name] - kept[MARKED] for name in (ANOTHER, ELSEWHERE)}
+    return curves, metrics.means_by_class(drawn.assign(**lost), list(lost))
 
 
 def erasing_order(maps: np.ndarray) -> np.ndarray:
@@ -285,8 +297,10 @@ def deletion_curves(
 def erasure_verdict(drops: pd.DataFrame) -> list[str]:
     """Say in a sentence for each comparison whether erasing what maps mark costs more."""
     sentences = []
-    for row in drops[drops["class"] == "all"].itertuples():
+    for row in drops[drops["class"] == "all classes"].itertuples():
+        numbers = f"{row.mean:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
         if np.isnan([row.low, row.high]).any():
+            numbers = f"{row.mean:+.3f}"
             end = "too few images to say whether it costs more"
         elif row.low > 0:
             end = "more, beyond the noise of these images"
@@ -296,6 +310,6 @@ def erasure_verdict(drops: pd.DataFrame) -> list[str]:
             end = "no different within the noise: these maps are not shown to mark what it uses"
         sentences.append(
             f"Against {row.number}, erasing what the map marks changes the loss of probability "
-            f"by {row.mean:+.3f} ({row.low:+.3f} to {row.high:+.3f}): {end}."
+            f"by {numbers}: {end}."
         )
     return sentences

@@ -114,7 +114,7 @@ def mask_check(patches: np.ndarray, masks: Mapping[str, np.ndarray], note: str =
 def shares(means: pd.DataFrame, pairs: Sequence[tuple[str, str, str]], note: str = "") -> Figure:
     """Draw numbers of Grad-CAM beside what chance would give, by class, with intervals.
 
-    `means` come from `metrics.bootstrap_means`; each of `pairs` is a panel: its title, the number
+    `means` come from `metrics.means_by_class`; each of `pairs` is a panel: its title, the number
     to show, and the number that chance would give.
     """
     classes = means["class"].unique()

@@ -17,6 +17,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "duplicates": ["copies", "refused_copies"],
         "formats": ["AcquisitionError"],
         "prepare": ["prepare_images"],
-        "sources": ["files_below", "list_sources", "split_and_class"],
+        "sources": ["files_below", "list_sources"],
     },
 )

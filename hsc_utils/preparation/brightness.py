@@ -22,20 +22,14 @@ def histograms(
 ) -> pd.DataFrame:
     """Measure how often each intensity occurs, in the raw slices and in the RGB images.
 
-    Parameters
-    ----------
-    images : DataFrame
-        Rows of ``images.csv``; a sample is enough.
-    raw_dir, prepared_dir, settings
-        As given to `prepare_images`.
+    A sample of ``images.csv`` is enough; the other parameters are as for `prepare_images`.
 
     Returns
     -------
     DataFrame
-        One row for each image, stage (``raw``, ``8 bit``), channel (``R``, ``G``, ``B``; those
-        that the image has) and bin: ``image_id``, ``class``, ``group``, ``stage``,
-        ``channel``, ``intensity`` (middle of the bin, fraction of the full range) and
-        ``share`` (fraction of the pixels).
+        One row an image, ``stage`` (raw, 8 bit), ``channel`` (R, G, B; those that the image
+        has) and bin; with ``image_id``, ``class``, ``group``, ``intensity`` (middle of the
+        bin, fraction of the full range) and ``share`` (fraction of the pixels).
     """
     manifest.check_columns(images, "source", "path", "image_id", "class", "group")
     settings = settings or ImageSettings()
@@ -59,11 +53,6 @@ def histograms(
 
 def brightness_by_class(images: pd.DataFrame) -> pd.DataFrame:
     """Ask how well the mean brightness of an image alone tells its class.
-
-    Parameters
-    ----------
-    images : DataFrame
-        ``images.csv``.
 
     Returns
     -------

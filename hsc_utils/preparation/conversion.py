@@ -6,9 +6,10 @@ A file that crashes or hangs the process that reads it takes nothing else with i
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
@@ -41,11 +42,7 @@ _ROOMS = ("formats", "acquisition", "duplicates", "conversion")
 _ALSO = ("look", "reason", "beside", "brightest", "lossy", "damaged")
 # Camera noise has no repeats to find: filtering and run lengths alone give files as small as
 # Pillow's default in a twentieth of its time (2048 × 2048 RGB: 0.08 s for 1.7 s).
-_PNG = {
-    "strategy": imagecodecs.PNG.STRATEGY.RLE,
-    "filter": imagecodecs.PNG.FILTER.AVG,
-    "level": 1,
-}
+_PNG = {"strategy": imagecodecs.PNG.STRATEGY.RLE, "filter": imagecodecs.PNG.FILTER.AVG, "level": 1}
 
 
 class _Job(NamedTuple):
@@ -66,7 +63,15 @@ def convert(
     time_limit_s: float,
 ) -> tuple[pd.DataFrame, int]:
     """Bring image and record of each file up to date; return all records, and how many are new."""
-    jobs = [*_jobs(sources, raw, prepared, settings)]
+    # As they come back from a record: tuples as lists.
+    plain = json.loads(json.dumps(asdict(settings)))
+    same = {"settings": plain, "code": code_digest(*(f"preparation.{room}" for room in _ROOMS))}
+    jobs = []
+    for row in sources.itertuples():
+        image = prepared / "images" / f"{row.image_id}.png"
+        record = prepared / "records" / f"{row.image_id}.json"
+        made_from = {"file": _state(raw / row.source), **same}
+        jobs.append(_Job(raw / row.source, image, record, settings, row.channels, made_from))
     waiting, damaged = _waiting(jobs)
     for folder in ("images", "records"):
         (prepared / folder).mkdir(parents=True, exist_ok=True)
@@ -74,13 +79,13 @@ def convert(
         for job in _progress(waiting, len(waiting)):
             _convert_file(job)
     else:
-        failed = _convert_in_processes(waiting, workers or cpu_count(), time_limit_s)
-        for job in _convert_in_processes(failed, workers or cpu_count(), time_limit_s):
-            reason = (
-                f"{job.raw.name}: Reading it crashed the program or took longer than "
-                f"{time_limit_s:g} s, twice. It seems damaged: copy it again."
-            )
-            write_json(job.record, {"made_from": job.made_from, "beside": {}, "reason": reason})
+        failed = waiting
+        for _ in range(2):
+            failed = _convert_in_processes(failed, workers or cpu_count(), time_limit_s)
+        reason = f"Reading it crashed the program or took longer than {time_limit_s:g} s, twice. "
+        for job in failed:
+            why = f"{job.raw.name}: {reason}It seems damaged: copy it again."
+            write_json(job.record, {"made_from": job.made_from, "beside": {}, "reason": why})
     known = sources.drop(columns="reason")
     columns = [*(c for c in manifest.IMAGE_COLUMNS if c not in known), *_ALSO]
     texts = [c for c in columns if manifest.IMAGE_COLUMNS.get(c, str) is str]
@@ -90,29 +95,12 @@ def convert(
     return known.join(records), len(waiting)
 
 
-def _jobs(
-    sources: pd.DataFrame, raw: Path, prepared: Path, settings: ImageSettings
-) -> Iterator[_Job]:
-    """Say of each file where it goes, and what tells its state from another unread."""
-    # As they come back from a record: tuples as lists.
-    plain = json.loads(json.dumps(asdict(settings)))
-    same = {"settings": plain, "code": code_digest(*(f"preparation.{room}" for room in _ROOMS))}
-    channels = sources.get("channels", [()] * len(sources))
-    table = zip(sources["source"], sources["image_id"], channels, strict=True)
-    for source, image_id, others in table:
-        image = prepared / "images" / f"{image_id}.png"
-        record = prepared / "records" / f"{image_id}.json"
-        made_from = {"file": _state(raw / source), **same}
-        yield _Job(raw / source, image, record, settings, others, made_from)
-
-
 def _state(path: Path) -> list[int] | None:
     """Tell a file's state from another unread; None where there is no file."""
-    try:
+    with suppress(OSError):
         state = path.stat()
-    except OSError:
-        return None
-    return [state.st_size, state.st_mtime_ns]
+        return [state.st_size, state.st_mtime_ns]
+    return None
 
 
 def _waiting(jobs: Sequence[_Job]) -> tuple[list[_Job], dict[Path, str]]:
@@ -125,11 +113,9 @@ def _waiting(jobs: Sequence[_Job]) -> tuple[list[_Job], dict[Path, str]]:
         done = record.get("made_from") == job.made_from and same and {*job.channels} <= {*beside}
         if done and not record["reason"]:
             # The image of a copy is not kept, so it need not be there.
+            done = record["sha256"] in contents or job.image.exists()
             if job.image.exists() and not _is_whole(job.image, record["image_bytes"]):
-                damaged[job.raw] = f"images/{job.image.name}"
-                done = False
-            else:
-                done = record["sha256"] in contents or job.image.exists()
+                damaged[job.raw], done = f"images/{job.image.name}", False
             contents.add(record["sha256"])
         elif not record and job.record.exists():
             damaged[job.raw] = f"records/{job.record.name}"
@@ -210,23 +196,31 @@ def _convert_file(job: _Job) -> None:
 
 
 def _image_and_record(job: _Job, beside: Sequence[str]) -> tuple[NDArray, dict]:
-    settings = job.settings
-    acquisition = read_acquisition(job.raw, slices=settings.slices, bit_depth=settings.bit_depth)
+    how = job.settings
+    acquisition = read_acquisition(job.raw, slices=how.slices, bit_depth=how.bit_depth)
     with file_named(job.raw):
-        rgb = compose_rgb(acquisition, to_8_bit=settings.to_8_bit, limits=settings.limits)
-        rgb, pixel_size_um = _resized(rgb, settings.size, acquisition.pixel_size_um)
+        rgb = compose_rgb(acquisition, to_8_bit=how.to_8_bit, limits=how.limits)
+        (height, width), side = rgb.shape[:2], acquisition.pixel_size_um
+        if how.size and (height, width) != (how.size, how.size):
+            if height != width:
+                raise AcquisitionError(
+                    f"It is {height} × {width} pixels, not square, so it cannot be resized to "
+                    f"{how.size}. Set size to None to keep images as they are."
+                )
+            rgb = cv2.resize(rgb, (how.size, how.size), interpolation=cv2.INTER_AREA)
+            side = side and side * height / how.size
     contents = [file_sha256(path) for path in (job.raw, *(job.raw.parent / n for n in beside))]
     whole = hashlib.sha256("".join(contents).encode()).hexdigest() if beside else contents[0]
     contrast = fourth_slice_contrast(acquisition)
     moment = acquisition.acquired_at
-    means = zip(("mean_r", "mean_g", "mean_b"), cv2.mean(rgb), strict=False)
+    red, green, blue, _ = (round(mean, 4) for mean in cv2.mean(rgb))
     return rgb, {
         "reason": "",
         "path": f"images/{job.image.name}",
         "slices": len(acquisition.slices),
         "sha256": whole,
         "acquired_at": moment.isoformat() if moment else "",
-        "pixel_size_um": pixel_size_um,
+        "pixel_size_um": side,
         "height": rgb.shape[0],
         "width": rgb.shape[1],
         "bit_depth": acquisition.bit_depth,
@@ -237,20 +231,5 @@ def _image_and_record(job: _Job, beside: Sequence[str]) -> tuple[NDArray, dict]:
         "simulated": acquisition.simulated,
         "fourth_slice_contrast": None if math.isnan(contrast) else round(contrast, 4),
         "look": look(rgb),
-        **{name: round(mean, 4) for name, mean in means},
+        **{"mean_r": red, "mean_g": green, "mean_b": blue},
     }
-
-
-def _resized(
-    rgb: NDArray, size: int | None, pixel_size_um: float | None
-) -> tuple[NDArray, float | None]:
-    height, width = rgb.shape[:2]
-    if size is None or (height, width) == (size, size):
-        return rgb, pixel_size_um
-    if height != width:
-        raise AcquisitionError(
-            f"It is {height} × {width} pixels, not square, so it cannot be resized to {size} × "
-            f"{size} without distortion. Set size to None to keep images as they are."
-        )
-    resized = cv2.resize(rgb, (size, size), interpolation=cv2.INTER_AREA)
-    return resized, pixel_size_um and pixel_size_um * height / size

@@ -28,20 +28,8 @@ def look(rgb: NDArray[np.uint8]) -> str:
 def copies(table: pd.DataFrame) -> pd.Series:
     """Name for each file the first one with the same bytes; empty for that one itself.
 
-    Parameters
-    ----------
-    table : DataFrame
-        Columns ``source``, ``sha256``, ``class`` and ``split`` (empty where it is not given).
-
-    Returns
-    -------
-    Series of str
-        Values of ``source``.
-
-    Raises
-    ------
-    ValueError
-        If the same bytes lie under two classes or in two given subsets.
+    The table's columns are ``source``, ``sha256``, ``class`` and ``split``; the same bytes under
+    two classes, or in two given subsets, are refused.
     """
     manifest.check_columns(table, "source", "sha256", "class", "split")
     first = table.groupby("sha256", sort=False)["source"].transform("first")
@@ -52,7 +40,7 @@ def copies(table: pd.DataFrame) -> pd.Series:
     for column, where in (("class", "under two classes"), ("split", "in two subsets")):
         wrong = pairs[pairs[column] != pairs[f"{column}_of_copy"]]
         if len(wrong):
-            listing = "; ".join(wrong["copy"].head(10) + " = " + wrong["source"].head(10))
+            listing = "; ".join((wrong["copy"] + " = " + wrong["source"]).head(10))
             raise ValueError(
                 f"{len(wrong)} image(s) lie {where}, byte for byte the same: {listing}"
                 f"{'; …' * (len(wrong) > 10)}. Remove the wrong one of each pair."

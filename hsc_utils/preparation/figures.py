@@ -1,4 +1,7 @@
-"""Figures of step 01: slices and RGB, intensities, the split, and what the images look like."""
+"""Figures of step 01: slices and RGB, intensities, the split, and what the images look like.
+
+The `note` at a figure's foot says whose data these are.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,15 +19,7 @@ _CHANNEL_SLICES = {"R": "first slice (R)", "G": "second slice (G)", "B": "third 
 
 
 def slices(examples: Mapping[str, tuple[Acquisition, NDArray]], note: str = "") -> Figure:
-    """Show each acquisition in a row: its slices, stretched for the eye, then its RGB image.
-
-    Parameters
-    ----------
-    examples : mapping of str to (Acquisition, ndarray of uint8, shape (Y, X, 3))
-        By title, an acquisition and the RGB image made of it.
-    note : str
-        Whose data these are.
-    """
+    """Show by title, each in a row: an acquisition's slices, stretched for the eye, and its RGB."""
     rows, columns = len(examples), max(len(one.slices) for one, _ in examples.values()) + 1
     size = (1.75 * columns, 2.05 * rows)
     figure, panels = drawing.picture_grid(rows, columns, size=size, labels=[*examples])
@@ -38,17 +33,7 @@ def slices(examples: Mapping[str, tuple[Acquisition, NDArray]], note: str = "") 
 
 
 def intensity_histograms(histograms: pd.DataFrame, by: str, note: str = "") -> Figure:
-    """Draw how often each intensity occurs, one line a class or day, raw and as 8 bits.
-
-    Parameters
-    ----------
-    histograms : DataFrame
-        From `histograms`.
-    by : {"class", "group"}
-        What the lines are.
-    note : str
-        Whose data these are.
-    """
+    """Draw how often each intensity occurs, one line a class or day (`by`), raw and as 8 bits."""
     channels = [c for c in "RGB" if (histograms["channel"] == c).any()]
     figure, axes = drawing.new_figure(
         2, len(channels), size=(2.7 * len(channels), 4.6), squeeze=False, sharex="col", sharey="col"
@@ -75,15 +60,7 @@ def intensity_histograms(histograms: pd.DataFrame, by: str, note: str = "") -> F
 
 
 def split_bars(counts: pd.DataFrame, note: str = "") -> Figure:
-    """Draw how the images of each class divide into training, validation and test.
-
-    Parameters
-    ----------
-    counts : DataFrame
-        From `manifest.count_by_class`, by ``split``.
-    note : str
-        Whose data these are.
-    """
+    """Draw how the images of each class divide into training, validation and test."""
     figure, axes = drawing.new_figure(size=(6.5, 0.9 + 0.45 * len(counts)))
     left = np.zeros(len(counts))
     for subset in counts:
@@ -99,15 +76,7 @@ def split_bars(counts: pd.DataFrame, note: str = "") -> Figure:
 
 
 def contact_sheet(thumbnails: Mapping[str, Sequence[NDArray[np.uint8]]], note: str = "") -> Figure:
-    """Show small images in a row for each class.
-
-    Parameters
-    ----------
-    thumbnails : mapping of str to sequence of ndarray of uint8, shape (Y, X, 3)
-        By class.
-    note : str
-        Whose data these are.
-    """
+    """Show small RGB images in a row for each class."""
     names, columns = [*thumbnails], max(map(len, thumbnails.values()))
     size = (8, 8 / columns * len(names) + 0.2)
     figure, panels = drawing.picture_grid(len(names), columns, size=size, labels=names)

@@ -1,14 +1,14 @@
 """File formats → pixels with named axes and metadata; nothing here knows of slices or RGB.
 
-Damaged files are the rule at this door: each format is checked for what its library lets
-pass (truncated planes padded with zeros, sizes that do not fit the file, missing planes and
-files, samples that are no intensities).
+Damaged files are the rule at this door: each format is checked for what its library lets pass
+(planes padded with zeros, sizes that do not fit, missing files, samples that are no intensities).
 """
 
 import itertools
 import logging
 import math
 import re
+import struct
 import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +34,10 @@ class AcquisitionError(ValueError):
     """A file that cannot be read or used; the message says why, and what to do."""
 
 
+def _damaged(why: str) -> AcquisitionError:
+    return AcquisitionError(f"It cannot be read: damaged or cut short ({why}). Copy it again.")
+
+
 @contextmanager
 def file_named(path: Path) -> Iterator[None]:
     """Put a file's name before what an AcquisitionError says of it."""
@@ -43,8 +47,19 @@ def file_named(path: Path) -> Iterator[None]:
         raise AcquisitionError(f"{path.name}: {error}") from error.__cause__
 
 
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the metadata of a file say."""
+
+    acquired_at: datetime | None = None  # by the microscope's clock
+    pixel_size_um: float | None = None
+    objective: str = ""
+    simulated: bool = False
+    lossy: bool = False  # compressed as JPEG, which loses detail
+
+
 @dataclass(frozen=True)
-class Recording:
+class Recording(Facts):
     """What one file holds: pixels of shape given by `axes`, and what its metadata say."""
 
     pixels: NDArray
@@ -54,15 +69,10 @@ class Recording:
     channel_names: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()  # of each plane, where the file has them
     bit_depth: int | None = None  # as the file states it
-    acquired_at: datetime | None = None
-    pixel_size_um: float | None = None
-    objective: str = ""
-    simulated: bool = False
-    lossy: bool = False  # compressed as JPEG
 
 
 def read_recording(path: Path) -> Recording:
-    """Read a file by the format its first bytes show; AcquisitionError if that cannot be."""
+    """Read a file by the format its first bytes show, and put Y and X last."""
     try:
         with path.open("rb") as stream:
             start = stream.read(16)
@@ -74,30 +84,24 @@ def read_recording(path: Path) -> Recording:
     if read is None:
         raise AcquisitionError(
             "It is neither OIR, TIFF nor PNG (nor JPEG) by its first bytes. Convert it, or copy it "
-            "again if it should be one of these."
+            "again."
         )
     try:
-        return _checked(read(path))
+        recording = read(path)
+        pixels, axes = recording.pixels, recording.axes
+        if pixels.dtype not in (np.uint8, np.uint16) or not pixels.size:
+            raise AcquisitionError(
+                f"Its pixels are {pixels.dtype} of shape {pixels.shape}; unsigned integers of 8 or "
+                "16 bits were expected."
+            )
+        pixels = np.moveaxis(pixels, (axes.index("Y"), axes.index("X")), (-2, -1))
+        native = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
+        others = "".join(axis for axis in axes if axis not in "YX")
+        return replace(recording, pixels=native, axes=f"{others}YX")
     except AcquisitionError:
         raise
     except Exception as error:  # damaged files raise nearly everything in the libraries
-        raise AcquisitionError(
-            f"It cannot be read and seems damaged or cut short ({type(error).__name__}: "
-            f"{str(error)[:80]}). Copy it again."
-        ) from error
-
-
-def _checked(recording: Recording) -> Recording:
-    """Refuse pixels that are no counts of 8 or 16 bits, and put Y and X last."""
-    pixels, axes = recording.pixels, recording.axes
-    if pixels.dtype not in (np.uint8, np.uint16) or not pixels.size:
-        raise AcquisitionError(
-            f"Its pixels are {pixels.dtype} of shape {pixels.shape}, but unsigned integers of 8 "
-            "or 16 bits were expected."
-        )
-    pixels = np.moveaxis(pixels, (axes.index("Y"), axes.index("X")), (-2, -1))
-    native = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
-    return replace(recording, pixels=native, axes="".join(a for a in axes if a not in "YX") + "YX")
+        raise _damaged(f"{type(error).__name__}: {str(error)[:80]}") from error
 
 
 def _read_oir(path: Path) -> Recording:
@@ -111,38 +115,23 @@ def _read_oir(path: Path) -> Recording:
             raise AcquisitionError("It was taken with a colour camera; grayscale was expected.")
         if "Y" not in oir.sizes:
             raise AcquisitionError("It is a line scan, not an image.")
+        general = _xml((oir.xml_metadata.get(oirfile.METADATA.LSMIMAGE) or [""])[0])
+        there, parts = len(oir._pixel_map), len(oir.companion_files)
+        _check_count(there, _announced_by_oir(oir, general), f"{path.stem}_{parts + 1:05d}")
         # OIR stores pixels uncompressed, so a file cannot claim more than it weighs; and
         # oirfile fills what is missing with zeros and lets rows grow to what is there.
         weight = sum(Path(p).stat().st_size for p in [path, *oir.companion_files])
-        frame = oir.xml_metadata[oirfile.METADATA.FRAMEPROPERTIES][0]
+        frame = _xml(oir.xml_metadata[oirfile.METADATA.FRAMEPROPERTIES][0])
+        rows = int(frame.findtext(".//{*}height", "0"))
         planes = math.prod(n for axis, n in oir.sizes.items() if axis not in "YX")
-        general = _xml((oir.xml_metadata.get(oirfile.METADATA.LSMIMAGE) or [""])[0])
-        there, announced = len(oir._pixel_map), _announced_by_oir(oir, general)
-        if there < announced:
-            raise AcquisitionError(
-                f"{announced} planes are announced, {there} are there. Copy "
-                f"{path.stem}_{len(oir.companion_files) + 1:05d}, the part that follows, beside "
-                "it; if it has no parts, it is damaged or was stopped: copy or record it again."
-            )
-        if (
-            oir.nbytes > weight
-            or oir.sizes["Y"] != int(_xml(frame).findtext(".//{*}height", "0"))
-            or there != planes
-        ):
-            raise AcquisitionError(
-                f"Its size is said to be {oir.sizes}, which the pixels in the file do not "
-                "make up. It is damaged or cut short: copy it again."
-            )
+        if oir.nbytes > weight or oir.sizes["Y"] != rows or there != planes:
+            raise _damaged(f"its pixels do not make up {oir.sizes}")
         names = tuple(map(str, oir.coords["C"]))
         if len(names) > 1 and not {*names} <= {channel.name for channel in oir.channels}:
-            raise AcquisitionError(
-                "Its pixels belong to channels that its metadata do not list, so their order "
-                "is unknown. It is damaged: copy it again."
-            )
-        pixels = oir.asarray()
+            raise _damaged("its metadata do not list the channels of its pixels")
         metadata = "".join(text for texts in oir.xml_metadata.values() for text in texts)
         return Recording(
-            pixels=pixels,
+            pixels=oir.asarray(),
             axes="".join(oir.dims),
             channel_names=names,
             bit_depth=oir.bitspersample or None,
@@ -171,32 +160,28 @@ def _read_tiff(path: Path) -> Recording:
         if kind not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
             raise AcquisitionError(
                 f"Its colours are inverted, indexed or mixed ({getattr(kind, 'name', kind)}), so "
-                "they are no intensities; save it as grayscale or RGB."
+                "no intensities. Save it as grayscale or RGB."
             )
         if (away := ome.find("{*}BinaryOnly")) is not None:
             raise AcquisitionError(
                 f"It is one file of a set that {away.get('MetadataFile')} describes, which cannot "
                 "be read. Save the set as one OME-TIFF."
             )
-        _check_count(*_pages_announced(tiff, fiji), path, ome)
+        missing = ", ".join(name for name in _ome_files(ome) if not (path.parent / name).is_file())
+        _check_count(*_pages_announced(tiff, fiji), missing)
         if len(tiff.series) != 1:
-            raise AcquisitionError(
-                f"It holds {len(tiff.series)} separate images (tiles, positions or sizes), but "
-                "one acquisition was expected."
-            )
+            count = len(tiff.series)
+            raise AcquisitionError(f"It holds {count} separate images (tiles, positions or sizes).")
         series = tiff.series[0]
-        there = sum(page is not None for page in series.pages)
-        _check_count(there, len(series.pages), path, ome)
+        _check_count(sum(page is not None for page in series.pages), len(series.pages), missing)
         _check_weight(series)
         pixels, page = series.asarray(), series.keyframe
         if pixels.shape != series.shape or (tiff.is_ome and series.kind == "generic"):
-            raise AcquisitionError(
-                f"Its pixels are of shape {pixels.shape}, which its description does not say."
-            )
+            raise _damaged(f"its description does not say the shape {pixels.shape} of its pixels")
         colour = page.photometric == tifffile.PHOTOMETRIC.RGB
         extra = range(-len(page.extrasamples), 0)
         alpha = [k for k in extra if page.extrasamples[k] or (colour and series.axes[-1] == "S")]
-        stated = _attributes(ome, "Pixels")
+        stated = getattr(ome.find(".//{*}Pixels"), "attrib", {})
         channels = enumerate(ome.iterfind(".//{*}Channel"))
         moment = ome.findtext(".//{*}AcquisitionDate") or page.tags.valueof(306)
         labels = fiji.get("Labels", ())
@@ -205,10 +190,10 @@ def _read_tiff(path: Path) -> Recording:
             axes=series.axes,
             channel_names=tuple(channel.get("Name") or f"C={k}" for k, channel in channels),
             labels=tuple(label.split("\n")[0].strip() for label in np.atleast_1d(labels)),
-            bit_depth=_stated_by_tiff(page, stated, fiji, pixels),
+            bit_depth=_tiff_bits(page, stated, fiji, pixels),
             acquired_at=_acquisition_time(moment),
             pixel_size_um=_pixel_side(page, stated, fiji),
-            objective=_attributes(ome, "Objective").get("Model", ""),
+            objective=getattr(ome.find(".//{*}Objective"), "attrib", {}).get("Model", ""),
             simulated="SIMULATED" in f"{tiff.ome_metadata}{page.description}{page.software}",
             lossy=page.compression in _JPEG_IN_TIFF,
         )
@@ -229,14 +214,13 @@ def _pages_announced(tiff: tifffile.TiffFile, fiji: Mapping) -> tuple[int, int]:
     return there, announced
 
 
-def _check_count(there: int, announced: int, path: Path, ome: ElementTree.Element) -> None:
+def _check_count(there: int, announced: int, missing: str) -> None:
     """Refuse a file that holds fewer planes than it announces, and name the missing files."""
     if there < announced:
-        missing = [name for name in _ome_files(ome) if not (path.parent / name).is_file()]
         raise AcquisitionError(
             f"{announced} planes are announced, {there} are there. Copy "
-            f"{', '.join(missing) or 'all files of its set'} beside it, or, if it has none, copy "
-            "it again: it is damaged or cut short."
+            f"{missing or 'all files of its set'} beside it, or, if it has none, copy it again: it "
+            "is damaged or cut short."
         )
 
 
@@ -262,21 +246,15 @@ def other_files(path: Path) -> list[str]:
 
 
 def _check_weight(series: tifffile.TiffPageSeries) -> None:
-    """Refuse more pixels than the file has bytes for."""
     if series.nbytes > MAX_BYTES:
-        raise AcquisitionError(
-            f"It claims {series.nbytes:,} bytes of pixels, more than one acquisition can hold "
-            f"({MAX_BYTES:,}). It is damaged."
-        )
+        raise _damaged(f"it claims {series.nbytes:,} bytes of pixels, more than {MAX_BYTES:,}")
     for page in series.pages:
         ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))
         if 0 in page.databytecounts or max(ends, default=0) > page.parent.filehandle.size:
-            raise AcquisitionError("It is cut short: pixels lie past its end. Copy it again.")
+            raise _damaged("pixels lie past its end")
 
 
-def _stated_by_tiff(
-    page: tifffile.TiffPage, ome: Mapping, fiji: Mapping, pixels: NDArray
-) -> int | None:
+def _tiff_bits(page: tifffile.TiffPage, ome: Mapping, fiji: Mapping, pixels: NDArray) -> int | None:
     """Return the significant bits that a TIFF states, in whichever of the usual places."""
     if page.bitspersample < 8 * pixels.itemsize:
         return page.bitspersample
@@ -310,17 +288,13 @@ def _pixel_side(page: tifffile.TiffPage, ome: Mapping, fiji: Mapping) -> float |
 
 def _read_png(path: Path) -> Recording:
     content = path.read_bytes()
-    width, height = (int.from_bytes(content[at : at + 4]) for at in (16, 20))
+    width, height, bits, colours, interlaced = struct.unpack(">IIBB2xB", content[16:29])
     if width * height * 8 > MAX_BYTES:
-        raise AcquisitionError(f"It claims {width} × {height} pixels, too many. It is damaged.")
-    bits, colours, interlaced = content[24], content[25], content[28]
+        raise _damaged(f"it claims {width} × {height} pixels, too many")
     row_bytes = -(-width * bits * _PNG_SAMPLES[colours] // 8) + 1
     # The library would crop or shear what does not fit.
     if not interlaced and not _png_holds(content, row_bytes * height):
-        raise AcquisitionError(
-            f"Its size is said to be {width} × {height}, which its pixels do not make up. It is "
-            "damaged or cut short: copy it again."
-        )
+        raise _damaged(f"its pixels do not make up {width} × {height}")
     ahead = content[: content.find(b"IDAT")]
     if b"acTL" in ahead:
         raise AcquisitionError("It is an animation of several frames, not one image.")
@@ -329,17 +303,15 @@ def _read_png(path: Path) -> Recording:
     recording = Recording(
         pixels,
         "YXS"[: pixels.ndim],
-        bit_depth=_stated_by_png(ahead, pixels),
+        bit_depth=_png_bits(ahead, pixels),
         simulated=b"SIMULATED" in ahead,
     )
     return _samples(recording, alpha, colour=True)
 
 
-def _stated_by_png(ahead: bytes, pixels: NDArray) -> int | None:
-    """Return the significant bits that the chunk sBIT states, unless pixels are scaled up to all.
-
-    The standard wants them scaled up, but many programs only state how many bits there were.
-    """
+def _png_bits(ahead: bytes, pixels: NDArray) -> int | None:
+    """Return the significant bits that the chunk sBIT states, unless pixels are scaled up."""
+    # The standard wants them scaled up, but many programs only state how many bits there were.
     at = ahead.find(b"sBIT")
     bits = max(ahead[at + 4 : at + 4 + int.from_bytes(ahead[at - 4 : at])]) if at > 0 else 0
     unused = 8 * pixels.itemsize - bits
@@ -352,7 +324,7 @@ def _read_jpeg(path: Path) -> Recording:
     content = path.read_bytes()
     # The library fills what is missing with gray, without a word.
     if not content.rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
-        raise AcquisitionError("It is cut short: its end is missing. Copy it again.")
+        raise _damaged("its end is missing")
     pixels = imagecodecs.jpeg8_decode(content)
     if pixels.shape[2:] == (4,):
         raise AcquisitionError("It holds printing colours (CMYK), not RGB. Save it as RGB.")
@@ -375,9 +347,7 @@ def _samples(recording: Recording, alpha: Sequence[int], colour: bool) -> Record
     opaque = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1
     for sample in alpha:
         if (np.take(pixels, sample, axes.index("S")) != opaque).any():
-            raise AcquisitionError(
-                "It has transparency (an alpha channel), which is no intensity. Save it without."
-            )
+            raise AcquisitionError("It has transparency, which is no intensity. Save it without.")
     if alpha:
         pixels = np.delete(pixels, alpha, axes.index("S"))
     if not colour or not axes.endswith("S") or pixels.shape[-1] == 1:
@@ -386,8 +356,7 @@ def _samples(recording: Recording, alpha: Sequence[int], colour: bool) -> Record
         return replace(recording, pixels=pixels, axes=axes)
     if pixels.shape[-1] != 3 or pixels.ndim != 3:
         raise AcquisitionError(
-            f"It is a colour image of shape {pixels.shape}, with transparency or several planes, "
-            "but plain RGB was expected."
+            f"It is a colour image of shape {pixels.shape}, but plain RGB was expected."
         )
     return replace(recording, pixels=pixels, channel_names=("red", "green", "blue"))
 
@@ -396,22 +365,26 @@ def _samples(recording: Recording, alpha: Sequence[int], colour: bool) -> Record
 def _complaints_refused(library: str, level: int) -> Iterator[None]:
     """Refuse a file of which a library only logs, at `level` and above, that it is damaged."""
     complaints: list[str] = []
-    logger, handler = logging.getLogger(library), logging.Handler(level)
-    mine = threading.get_ident()  # others may read at the same time
-    handler.emit = lambda record: record.thread == mine and complaints.append(record.getMessage())
-    propagate, logger.propagate = logger.propagate, False
-    logger.addHandler(handler)
+    logger, mine = logging.getLogger(library), threading.get_ident()  # others may read, too
+
+    def passes(record: logging.LogRecord) -> bool:
+        if record.thread == mine and record.levelno >= level:
+            complaints.append(record.getMessage())
+        return record.thread != mine
+
+    logger.addFilter(passes)
     try:
         yield
-    except Exception as error:
-        if isinstance(error, AcquisitionError) or not complaints:
+    except AcquisitionError:
+        raise
+    except Exception:
+        if not complaints:
             raise
     finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagate
+        logger.removeFilter(passes)
     if complaints:
         complaint = re.sub(r"[^\s']*/", "", complaints[0])  # without the folders of this machine
-        raise AcquisitionError(f"It is damaged or cut short ({complaint}). Copy it again.")
+        raise _damaged(complaint)
 
 
 _OIR = b"OLYMPUSRAWFORMAT"
@@ -432,12 +405,6 @@ _UNITS_UM |= {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "inch": 25400.0}
 def _xml(document: str | None) -> ElementTree.Element:
     """Parse a document; an absent one has no elements."""
     return ElementTree.fromstring(document.encode()) if document else ElementTree.Element("none")
-
-
-def _attributes(tree: ElementTree.Element, name: str) -> dict[str, str]:
-    """Return the attributes of the first element of a local name, if there is one."""
-    found = tree.find(f".//{{*}}{name}")
-    return {} if found is None else found.attrib
 
 
 def _acquisition_time(text: str | None) -> datetime | None:

@@ -1,11 +1,11 @@
 """A tree of microscope files → RGB images as PNG, ``images.csv`` and ``rejected.csv``.
 
-Every file is worked on by itself, and what came of it is kept in ``records/`` beside the
-images, so an interrupted run is completed by the next one. The tables are made from the
-records at the end; memory does not grow with the number of files.
+What came of each file is kept in ``records/``, so that an interrupted run is completed by the
+next one. The tables are made from the records at the end.
 """
 
 import itertools
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -15,6 +15,7 @@ import pandas as pd
 
 from hsc_utils import manifest, provenance
 from hsc_utils.files import from_root, shown_path, write_csv
+from hsc_utils.manifest import expect
 from hsc_utils.preparation import duplicates
 from hsc_utils.preparation.acquisition import FILES, ImageSettings
 from hsc_utils.preparation.conversion import convert
@@ -36,25 +37,19 @@ def prepare_images(
     workers: int | None = None,
     time_limit_s: float = 120,
 ) -> pd.DataFrame:
-    """Turn every usable file of a tree into one RGB image, and list them with their split.
+    """Turn every usable file of a tree into one RGB image; return ``images.csv``.
 
     Parameters
     ----------
     raw_dir : path
         ``<class>/**/*.oir|tif|png|jpg``. Where every file lies in a folder called train,
-        validation or test (any usual spelling), that split is kept; otherwise images are
-        split by `manifest.split_images`.
+        validation or test (any usual spelling), that split is kept.
     prepared_dir : path
-        Folder written: ``images/<image_id>.png``, ``images.csv``, ``rejected.csv``,
-        ``provenance.json`` and ``records/``. What an earlier call made of files that are
-        gone is deleted from it.
-    settings : ImageSettings, optional
-        Which slices to use, and how intensities become 8 bits.
+        Folder written. What an earlier call made there of files that are gone is deleted.
     dataset : str
         Name of the data set, recorded for the notebooks that follow.
     class_names : sequence of str
-        Classes to use, whose folders may lie on any level (``<day>/<class>/``); empty for the
-        paper's, or for every topmost folder where none is one of them.
+        Classes to use, whose folders may lie on any level; see `list_sources`.
     fractions, seed, small_classes
         As for `manifest.split_images`.
     group : str
@@ -68,41 +63,35 @@ def prepare_images(
     time_limit_s : float
         A file that takes longer, or crashes its process twice, is refused.
 
-    Returns
-    -------
-    DataFrame
-        ``images.csv``, as `manifest.read_images` reads it.
-
     Raises
     ------
-    FileNotFoundError
-        If `raw_dir` is missing or without images.
-    ValueError
-        If a parameter is not as described, a class folder is empty or nearly matches a class
-        that is missing, all files of a class are refused, bit depths differ between classes,
-        the same image lies under two classes or in two given subsets, or the images cannot
-        be split.
-    OSError
-        If the disk is full; what is done is kept.
+    FileNotFoundError, ValueError
+        As `list_sources` and `manifest.split_images`; and if all files of a class are refused,
+        bit depths tell the classes, or an image lies under two classes or in two subsets.
     """
     started = time.perf_counter()
     settings = settings or ImageSettings()
-    _check_request(prepared_dir, settings, workers, time_limit_s)
+    expect(isinstance(prepared_dir, str | Path), "prepared_dir", prepared_dir, "a folder")
+    expect(isinstance(settings, ImageSettings), "settings", settings, "an ImageSettings")
+    for name, count in (("size", settings.size), ("workers", workers)):
+        fits = count is None or (isinstance(count, int) and count > 0)
+        expect(fits, name, count, "a whole number from 1, or None,")
+    expect(time_limit_s > 0, "time_limit_s", time_limit_s, "a number of seconds above 0")
     sources = list_sources(raw_dir, class_names, join=FILES in settings.slices)
     raw, prepared = from_root(raw_dir), from_root(prepared_dir)
     if prepared.resolve().is_relative_to(raw.resolve()):
-        raise ValueError(
-            f"{shown_path(prepared)} (prepared_dir) lies in {shown_path(raw)} (raw_dir), so its "
-            "images would be taken for data. Choose another folder."
-        )
+        place = f"{shown_path(prepared)} (prepared_dir) lies in {shown_path(raw)} (raw_dir)"
+        raise ValueError(f"{place}, so its images would be taken for data. Choose another folder.")
     usable = sources[sources["reason"] == ""]
     records, read_now = convert(usable, raw, prepared, settings, workers, time_limit_s)
     records["reason"] = _in_sets(records)
     # Refused files have none of these, which made them fractions and objects.
     whole = {name: kind for name, kind in manifest.IMAGE_COLUMNS.items() if kind in (int, bool)}
-    images = records[records["reason"] == ""].astype(whole)
+    images = records[records["reason"] == ""].astype({**whole, "lossy": bool})
     copies = duplicates.copies(images)
-    rejected = _rejected(sources, records, copies)
+    tables = [sources, records, duplicates.refused_copies(records, copies)]
+    rejected = pd.concat([table[["source", "reason"]] for table in tables])
+    rejected = rejected[rejected["reason"] != ""].sort_values("source", ignore_index=True)
     images = images[copies == ""]
     _tidy(prepared, set(sources["image_id"]), set(images["image_id"]))
     changed = _write_if_changed(prepared / "rejected.csv", rejected)
@@ -125,17 +114,12 @@ def prepare_images(
     named = provenance.dataset_name(prepared)
     anew = changed or read_now or dataset not in ("", named) or named.endswith("is damaged")
     if anew or not (prepared / "provenance.json").exists():
+        parameters = {"raw_dir": shown_path(raw_dir), **asdict(settings)}
+        parameters |= {"class_names": list(class_names), "fractions": list(fractions)}
+        parameters |= {"group": group, "keep_groups_whole": keep_groups_whole}
         provenance.write_provenance(
             prepared,
-            parameters={
-                "raw_dir": shown_path(raw_dir),
-                **asdict(settings),
-                "class_names": list(class_names),
-                "fractions": list(fractions),
-                "group": group,
-                "keep_groups_whole": keep_groups_whole,
-                "small_classes": small_classes,
-            },
+            parameters={**parameters, "small_classes": small_classes},
             seconds=time.perf_counter() - started,
             dataset=dataset,
             seed=seed,
@@ -145,50 +129,29 @@ def prepare_images(
             cautions=cautions,
             files_converted_now=read_now,
         )
-    files = (~sources["source"].str.endswith("/")).sum()
-    refused = (~rejected["source"].str.endswith("/")).sum()
+    files, refused = ((~t["source"].str.endswith("/")).sum() for t in (sources, rejected))
     print(
         f"{files} files: {len(images)} images in {images['class'].nunique()} classes, "
-        f"{refused} refused; {read_now} files read now, {len(usable) - read_now} done before."
+        f"{refused} refused; {read_now} files read now, {len(usable) - read_now} done before.",
+        *(f"Caution: {caution}" for caution in cautions),
+        sep="\n",
     )
-    for caution in cautions:
-        print(f"Caution: {caution}")
     return manifest.read_images(prepared)
-
-
-def _check_request(
-    prepared_dir: str | Path, settings: ImageSettings, workers: int | None, time_limit_s: float
-) -> None:
-    if not isinstance(prepared_dir, str | Path):
-        raise ValueError(f"prepared_dir is {prepared_dir!r}, but a folder was expected.")
-    if not isinstance(settings, ImageSettings):
-        raise ValueError(f"settings is {settings!r}, but ImageSettings were expected.")
-    if settings.size is not None and not (isinstance(settings.size, int) and settings.size > 0):
-        raise ValueError(f"size is {settings.size!r}, but a side in pixels was expected, or None.")
-    if workers is not None and not (isinstance(workers, int) and workers > 0):
-        raise ValueError(
-            f"workers is {workers!r}, but a whole number from 1 was expected, or None."
-        )
-    if not time_limit_s > 0:
-        raise ValueError(f"time_limit_s is {time_limit_s!r}, but seconds above 0 were expected.")
 
 
 def _in_sets(records: pd.DataFrame) -> pd.Series:
     """Return the reasons; of files that belong to another's set, and one file a channel, anew."""
     owner = {}
     for source, beside in records.loc[records["reason"] == "", ["source", "beside"]].to_numpy():
-        members = [str(PurePosixPath(source).parent / name) for name in beside]
         if source not in owner:
-            owner |= {member: source for member in members if member not in owner}
-    of_set = (
-        "It belongs to the set of "
-        + records["source"].map(owner).astype(object)
-        + ", read as one image."
-    )
+            members = [str(PurePosixPath(source).parent / name) for name in beside]
+            owner = dict.fromkeys(members, source) | owner
     alone = (records["field"] != "") & records["reason"].str.contains("It holds 1 slice ")
     hint = " By its name it is one channel of several files: add files to `slices` to join them."
     reasons = records["reason"].mask(alone, records["reason"] + hint)
-    return reasons.where(of_set.isna() | (reasons != ""), of_set)
+    owners = records["source"].map(owner).astype(object)
+    of_set = "It belongs to the set of " + owners + ", read as one image."
+    return reasons.where(owners.isna() | (reasons != ""), of_set)
 
 
 def _cautions(
@@ -204,19 +167,20 @@ def _cautions(
     apart = sources[(sources["field"] != "") & (sources["reason"] == "")]
     if len(apart) and FILES not in settings.slices:
         yield (
-            f"{len(apart)} files look like single channels of {apart['field'].nunique()} fields by "
-            f"their names ({_first([*apart['source']])}). Add files to `slices` to join them; as "
-            "they are, those of a field share a subset."
+            f"{len(apart)} files look like single channels of {apart['field'].nunique()} fields "
+            f"({_first([*apart['source']])}), which now share a subset. Add files to `slices` to "
+            "join them."
         )
     if (images["split"] != "").any():
         for subset in set(manifest.SUBSETS) - set(images["split"]):
             yield f"The tree gives a subset to every image, but none is for {subset}."
-    if (lossy := images["lossy"] == True).any():  # noqa: E712 -- a column of objects
+    if lossy := [*images.loc[images["lossy"], "source"]]:
         yield (
-            f"{lossy.sum()} images are JPEG, which loses fine detail and adds blocks of 8 × 8 "
-            f"pixels ({_first([*images.loc[lossy, 'source']])}). Use the originals if you can."
+            f"{len(lossy)} images are JPEG, which loses fine detail and adds blocks of 8 × 8 "
+            f"pixels ({_first(lossy)}). Use the originals if you can."
         )
-    yield from _depth_cautions(images, settings)
+    if settings.to_8_bit not in ("image", "slice"):
+        yield from _depth_cautions(images, settings)
 
 
 def _first(names: Sequence[str]) -> str:
@@ -225,74 +189,64 @@ def _first(names: Sequence[str]) -> str:
 
 def _depth_cautions(images: pd.DataFrame, settings: ImageSettings) -> Iterator[str]:
     """Refuse bit depths that tell the classes apart; say where they differ or seem too large."""
-    if settings.to_8_bit in ("image", "slice"):
-        return
-    files = images.groupby(["bit_depth", "class"])["source"].agg([len, "min"]).reset_index()
+    files = images.groupby(["bit_depth", "class"]).agg(
+        count=("source", len), first=("source", "min"), brightest=("brightest", "max")
+    )
+    files = files.reset_index(names=["depth", "name"])
     listing = "; ".join(
-        f"{depth} bits in {count} files of {name} (first {first})"
-        for depth, name, count, first in files.to_numpy()
+        f"{each.depth} bits in {each.count} files of {each.name} (first {each.first})"
+        for each in files.itertuples()
     )
     # Files of 8 bits fill their range; how much of theirs others fill is the question.
-    depths = files[files["bit_depth"] > 8].groupby("class")["bit_depth"].agg(set)
+    depths = files[files["depth"] > 8].groupby("name")["depth"].agg(set)
     apart = any(not a & b for a, b in itertools.combinations(depths, 2))
-    if len(set(files["bit_depth"])) > 1 and settings.to_8_bit != "own_depth":
-        remedy = (
-            "If all hold the same bits, say so with bit_depth; if each fills its own range, "
-            "to_8_bit='own_depth'; or give the intensities that become 0 and 255: "
+    if len(set(files["depth"])) > 1 and settings.to_8_bit != "own_depth":
+        told = (
+            f"{listing}. If all hold the same bits, say so with bit_depth; if each fills its own "
+            "range, to_8_bit='own_depth'; or give the intensities that become 0 and 255: "
             "to_8_bit='fixed' with limits."
         )
         if apart and settings.to_8_bit == "bit_depth":
             raise ValueError(
-                f"Bit depths differ between classes, which brightness alone could then tell: "
-                f"{listing}. {remedy}"
+                f"Bit depths differ between classes, which brightness alone could then tell: {told}"
             )
-        yield f"Bit depths differ: {listing}. {remedy}"
+        yield f"Bit depths differ: {told}"
     if settings.bit_depth is None and settings.to_8_bit != "fixed":
-        brightest = images.groupby(["bit_depth", "class"])["brightest"].max().reset_index()
-        full = brightest["bit_depth"].isin([8, 16])
-        dark = brightest[full & (brightest["brightest"] < 2.0 ** (brightest["bit_depth"] - 2))]
-        for depth, of_depth in dark.groupby("bit_depth"):
+        full = files["depth"].isin([8, 16])
+        dark = files[full & (files["brightest"] < 2.0 ** (files["depth"] - 2))]
+        for depth, those in dark.groupby("depth"):
             yield (
-                f"THE IMAGES OF {', '.join(of_depth['class'])} WILL BE ALMOST BLACK: nothing says "
-                f"how many of their {depth} bits count, and no pixel exceeds "
-                f"{of_depth['brightest'].max():.0f} of {(1 << depth) - 1}. Say it with bit_depth "
+                f"THE IMAGES OF {', '.join(those['name'])} WILL BE ALMOST BLACK: nothing says how "
+                f"many of their {depth} bits count, and no pixel exceeds "
+                f"{those['brightest'].max():.0f} of {(1 << depth) - 1}. Say it with bit_depth "
                 "(often 12)."
             )
 
 
-def _rejected(sources: pd.DataFrame, records: pd.DataFrame, copies: pd.Series) -> pd.DataFrame:
-    """List refused files with the reason: by their place, by their content, or as copies."""
-    tables = [sources, records, duplicates.refused_copies(records, copies)]
-    refused = pd.concat([table[["source", "reason"]] for table in tables])
-    return refused[refused["reason"] != ""].sort_values("source", ignore_index=True)
-
-
 def _tidy(prepared: Path, known: set[str], kept: set[str]) -> None:
     """Delete images of files that are gone and of copies, if made here, and records of the gone."""
-    for path in prepared.glob("images/*.png"):
-        if path.stem not in kept and (prepared / "records" / f"{path.stem}.json").exists():
-            path.unlink()
-    for path in prepared.glob("records/*.json"):
-        if path.stem not in known:
-            path.unlink()
-    for path in prepared.glob("*/.*.part"):  # left by a killed process
+    records = prepared / "records"
+    gone = [p for p in prepared.glob("images/*.png") if p.stem not in kept]
+    gone = [p for p in gone if (records / f"{p.stem}.json").exists()]
+    gone += [p for p in records.glob("*.json") if p.stem not in known]
+    gone += prepared.glob("*/.*.part")  # left by a killed process
+    for path in gone:
         path.unlink()
 
 
 def _check_totals(sources: pd.DataFrame, images: pd.DataFrame, rejected: pd.DataFrame) -> None:
     """Assert that every file ended in one table, and that no class was refused as a whole."""
-    ends = sorted([*images["source"], *rejected["source"]])
-    if ends != sorted(sources["source"]):
+    if sorted([*images["source"], *rejected["source"]]) != sorted(sources["source"]):
         raise RuntimeError(
-            f"{len(sources)} files came in, but {len(images)} images and {len(rejected)} "
-            "refusals came out; this is a fault of the program."
+            f"Of {len(sources)} files, {len(images)} became images and {len(rejected)} refusals; "
+            "this is a fault of the program."
         )
     usable = sources[sources["reason"] == ""]
     for name in sorted(set(usable["class"]) - set(images["class"])):
-        mine = rejected["source"].isin(usable.loc[usable["class"] == name, "source"])
+        reasons = rejected[rejected["source"].isin(usable.loc[usable["class"] == name, "source"])]
         raise ValueError(
-            f"All {mine.sum()} files of class {name} were refused (see rejected.csv). "
-            f"The first: {rejected.loc[mine, 'reason'].iloc[0]}"
+            f"All {len(reasons)} files of class {name} were refused (see rejected.csv). "
+            f"The first: {reasons['reason'].iloc[0]}"
         )
     if images.empty:
         raise ValueError(f"All {len(sources)} files were refused: {rejected['reason'].iloc[0]}")
@@ -302,12 +256,9 @@ def _groups(images: pd.DataFrame, group: str) -> pd.Series:
     """Return the group of each image; see `prepare_images`."""
     if group == "day":
         return images["acquired_at"].str[:10]
-    level = str(group).removeprefix("folder")
-    if not str(group).startswith("folder") or not level.isdecimal() or level == "0":
-        raise ValueError(
-            f"group is {group!r}, but 'day' or a folder level such as 'folder2' was expected."
-        )
-    return images["source"].str.split("/").str[:-1].str[int(level) - 1].fillna("")
+    level = re.fullmatch(r"folder0*([1-9]\d*)", str(group))
+    expect(bool(level), "group", group, "'day' or a folder level such as 'folder2'")
+    return images["source"].str.split("/").str[:-1].str[int(level[1]) - 1].fillna("")
 
 
 def _write_if_changed(path: Path, table: pd.DataFrame) -> bool:

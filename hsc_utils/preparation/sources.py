@@ -1,12 +1,12 @@
-"""A tree of files → which class, and which given subset, each file belongs to.
+"""A tree of files, ``<class>/**/<file>`` → the class, and the given subset, of each.
 
-Expected is ``<class>/**/<file>``. A folder named like a subset may stand above or right below
-the class, as in ``train/<class>/<file>``; the subset of a file is then given by its place.
-What systems leave in a tree (thumbnails, trash, hidden files) is no data.
+A folder named like a subset may stand above or right below the class, as in
+``train/<class>/<file>``. What systems leave (thumbnails, trash, hidden files) is no data.
 """
 
 import difflib
 import hashlib
+import itertools
 import os
 import re
 from collections import Counter, defaultdict
@@ -17,6 +17,7 @@ import pandas as pd
 
 from hsc_utils import paper
 from hsc_utils.files import from_root, shown_path
+from hsc_utils.manifest import expect
 
 _SUFFIXES = (".oir", ".tif", ".tiff", ".png", ".jpg", ".jpeg")
 
@@ -58,24 +59,21 @@ def list_sources(
 ) -> pd.DataFrame:
     """List every file of a tree with its class, sorted by path.
 
-    Hidden files and those of systems, the companions of a large ``.oir`` (``name_00001``), and
-    files other than images right in `raw_dir` are no inputs and not listed. A folder that is
-    left out or cannot be listed has a row of its own, whose ``source`` ends in a slash.
+    What systems leave, the companions of a large ``.oir`` (``name_00001``), and files other
+    than images right in `raw_dir` are not listed. A folder that is left out or cannot be
+    listed has a row of its own, whose ``source`` ends in a slash.
 
     Parameters
     ----------
     raw_dir : path
-        The tree.
+        The tree; `parameter` is what the caller calls it, for the messages.
     class_names : sequence of str
         The classes to use; folders match them in any usual spelling (``LT_HSC``, ``lthsc``
-        and ``LT`` are LT-HSC), on whatever level most files have such a folder, and files of
-        other folders are refused. Empty: the paper's classes, or, in a tree with no folder
-        of any of them, every folder as a class.
+        and ``LT`` are LT-HSC), on whatever level most files have such a folder. Empty: the
+        paper's classes, or, in a tree with no folder of any of them, every folder as a class.
     join : bool
         Whether files whose names differ in the channel alone (``f_C0.tif``, ``f_C1.tif``) are
         one image; all but the first then have that as their ``reason``.
-    parameter : str
-        What the caller calls `raw_dir`, for the messages.
 
     Returns
     -------
@@ -84,57 +82,50 @@ def list_sources(
         (empty where the tree does not give it), ``reason`` (why the file cannot be used;
         empty where it can), ``field`` (the first of the files that differ in the channel
         alone; empty for others) and ``channels`` (names of the files joined to this one).
-
-    Raises
-    ------
-    FileNotFoundError
-        If `raw_dir` is missing or holds no image.
-    ValueError
-        If a class folder is empty, a wanted class has no folder, folders nearly match a
-        class, look like days or are no class folders, or only some files lie in a subset's
-        folder.
     """
-    root = _folder(raw_dir, parameter)
-    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
-        raise ValueError(
-            f"class_names is {class_names!r}, but a list of texts was expected (in YAML, quote "
-            "names such as '007' and 'NO')."
-        )
+    expect(isinstance(raw_dir, str | Path), parameter, raw_dir, "the path of a folder")
+    texts = not isinstance(class_names, str) and all(isinstance(n, str) for n in class_names)
+    wanted = "a list of texts (in YAML, quote names such as '007' and 'NO')"
+    expect(texts, "class_names", class_names, wanted)
+    root = from_root(raw_dir)
     walked = sorted((p.relative_to(root).as_posix() + "/" * bool(w), w) for p, w in _walk(root))
-    names = {name.casefold() for name, _ in walked}
-    kept = [(PurePosixPath(n), n, why) for n, why in walked if why or _is_input(n, names)]
-    if not any(path.suffix.lower() in _SUFFIXES for path, _, why in kept if not why):
+    if not any(name.lower().endswith(_SUFFIXES) for name, why in walked if not why):
+        what = "is a file, not a folder" if root.is_file() else "does not exist"
+        what = "holds no .oir, .tif or .png file (nor .jpg)" if root.is_dir() else what
         raise FileNotFoundError(
-            f"The folder {shown_path(root)} (parameter {parameter}) holds no .oir, .tif or .png "
-            "file (nor .jpg). It should hold one folder a class with such files."
+            f"The folder {shown_path(root)} (parameter {parameter}) {what}. It should hold one "
+            "folder a class with such files."
         )
-    paths, sources, reasons = zip(*kept, strict=True)
+    # Neither companions of a file that is there nor notes beside the folders are inputs.
+    names, found = {name.casefold() for name, _ in walked}, {}
+    for name, why in walked:
+        part = _COMPANION.fullmatch(name)
+        of_other = part and f"{part[1]}.oir".casefold() in names
+        if why or (not of_other and ("/" in name or name.lower().endswith(_SUFFIXES))):
+            found[name] = why
+    paths = [*map(PurePosixPath, found)]
     places = [path.parent.parts for path in paths]
-    as_class = _subset_names_that_are_classes(places, class_names)
-    splits, below = zip(*(_split_and_rest(place, as_class) for place in places), strict=True)
+    subsets = _subset_folders(places, class_names)
+    splits, below = zip(*(_split_and_rest(place, subsets) for place in places), strict=True)
     used = [rest for rest, path in zip(below, paths, strict=True) if _is_utf8(path)]
     level = _class_level(used, class_names)
     folders = [rest[level] if len(rest) > level else "" for rest in below]
     known = known_classes([f for f in folders if _is_utf8(f)], class_names)
-    reasons = [
-        why or _reason(root, path, folder, known)
-        for why, path, folder in zip(reasons, paths, folders, strict=True)
-    ]
-    usable = [path for path, why in zip(paths, reasons, strict=True) if not why]
+    for name, path, folder in zip(found, paths, folders, strict=True):
+        found[name] = found[name] or _reason(root, path, folder, known)
     fields, joined = {}, {}
-    for channels in channel_sets(usable):
-        first, *others = channels.values()
-        fields |= dict.fromkeys(map(str, channels.values()), str(first))
-        joined[str(first)] = tuple(other.name for other in others)
-    table = pd.DataFrame({"source": map(_printable, sources), "split": splits, "reason": reasons})
+    for channels in channel_sets(PurePosixPath(name) for name, why in found.items() if not why):
+        first, *others = map(str, channels.values())
+        fields |= dict.fromkeys([first, *others], first)
+        if join:
+            joined[first] = tuple(PurePosixPath(other).name for other in others)
+            found |= dict.fromkeys(others, f"It is a channel of {first}, which is read with it.")
+    table = pd.DataFrame({"source": map(_printable, found), "split": splits})
+    table["reason"] = list(found.values())
     table["image_id"] = image_ids(table["source"])
     table["class"] = [known.get(folder, "") for folder in folders]
-    table["field"] = [fields.get(source, "") for source in table["source"]]
-    table["channels"] = [joined.get(source, ()) if join else () for source in table["source"]]
-    if join:
-        others = (table["field"] != "") & (table["field"] != table["source"])
-        said = "It is a channel of " + table["field"] + ", which is read with it."
-        table["reason"] = table["reason"].mask(others, said)
+    table["field"] = [fields.get(name, "") for name in found]
+    table["channels"] = [joined.get(name, ()) for name in found]
     _check_classes(root, table, class_names, known, level)
     usable = table[table["reason"] == ""]
     given = usable["split"] != ""
@@ -142,8 +133,7 @@ def list_sources(
         raise ValueError(
             f"In {shown_path(root)}, {given.sum()} files lie in train, validation or test "
             f"folders and {(~given).sum()} do not, first {usable.loc[~given, 'source'].iloc[0]}. "
-            "Give the subset of all files or of none; if a folder with such a name is a class, "
-            "name all classes in class_names."
+            "Give the subset of all or of none; if such a folder is a class, use class_names."
         )
     return table
 
@@ -153,19 +143,18 @@ def files_below(folder: Path) -> Iterator[Path]:
     return (path for path, reason in _walk(folder) if not reason)
 
 
-def split_and_class(folders: Sequence[str]) -> tuple[str, str]:
-    """Tell from a file's folders its given subset and its class folder; either may be empty."""
-    split, rest = _split_and_rest(folders)
-    return split, next(iter(rest), "")
-
-
 def known_classes(folders: Sequence[str], class_names: Sequence[str] = ()) -> dict[str, str]:
     """Map the folders that are a class, in whatever spelling, to the class's name."""
-    spellings = _spellings(class_names)
     names = sorted(set(filter(None, folders)))
-    known = {name: name for name in names if name in class_names}
-    known |= {f: spellings[_plain(f)] for f in names if f not in known and _plain(f) in spellings}
+    known = _matching(names, class_names)
     return known if known or class_names else {folder: folder for folder in names}
+
+
+def _matching(folders: Iterable[str], class_names: Sequence[str]) -> dict[str, str]:
+    """Map the folders that match a class, one of the paper's where none are named, to its name."""
+    spellings = _spellings(class_names or paper.counts().index)
+    matches = {f: f if f in class_names else spellings.get(_plain(f)) for f in folders}
+    return {folder: name for folder, name in matches.items() if name}
 
 
 def channel_files(path: Path) -> dict[str, str]:
@@ -183,29 +172,12 @@ def channel_sets(paths: Iterable[PurePath]) -> list[dict[str, PurePath]]:
         if found := [*_CHANNEL.finditer(path.stem)]:
             (start, end), name = found[-1].span(), path.stem
             sets[path.parent, path.suffix.lower(), name[:start], name[end:]][name[start:end]] = path
-    return [
-        dict(sorted(channels.items(), key=lambda item: _natural(item[0])))
-        for channels in sets.values()
-        if 2 <= len(channels) <= _MOST_CHANNELS
-    ]
+    in_order = {key: dict(sorted(found.items(), key=_natural)) for key, found in sets.items()}
+    return [found for found in in_order.values() if 2 <= len(found) <= _MOST_CHANNELS]
 
 
-def _natural(name: str) -> str:
-    return re.sub(r"\d+", lambda digits: digits[0].zfill(4), name.casefold())
-
-
-def _folder(raw_dir: str | Path, parameter: str) -> Path:
-    """Return the folder of a tree; a sentence if it is none."""
-    if not isinstance(raw_dir, str | Path):
-        raise ValueError(f"{parameter} is {raw_dir!r}, but the path of a folder was expected.")
-    root = from_root(raw_dir)
-    if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "does not exist"
-        raise FileNotFoundError(
-            f"The folder {shown_path(root)} (parameter {parameter}) {what}. It should hold one "
-            "folder a class with .oir, .tif or .png files."
-        )
-    return root
+def _natural(item: tuple[str, PurePath]) -> str:
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(4), item[0].casefold())
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, str]]:
@@ -225,14 +197,6 @@ def _walk(root: Path) -> Iterator[tuple[Path, str]]:
         yield Path(error.filename), f"This folder cannot be listed ({error.strerror}). Allow it."
 
 
-def _is_input(name: str, names: set[str]) -> bool:
-    """Tell a file to list from companions, and from notes beside the folders."""
-    companion = _COMPANION.fullmatch(name)
-    if companion and f"{companion[1]}.oir".casefold() in names:
-        return False
-    return "/" in name or PurePosixPath(name).suffix.lower() in _SUFFIXES
-
-
 def _is_utf8(name: str | PurePath) -> bool:
     return _printable(name) == str(name)
 
@@ -242,36 +206,31 @@ def _printable(name: str | PurePath) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace").replace("\r", "\\x0d")
 
 
-def _subset(folder: str) -> str:
-    return _SUBSETS.get(_plain(folder), "")
+def _subset_folders(places: Sequence[Sequence[str]], class_names: Sequence[str]) -> dict[str, str]:
+    """Map folders called like a subset to it, but for classes: named so, or as others lie there."""
+    tops = {place[0] for place in places if place}
+    deep = {place[0] for place in places if len(place) > 1}
+    named = {folder: _SUBSETS.get(_plain(folder)) for place in places for folder in place[:2]}
+    classes = tops.intersection(class_names)
+    if not all(named[top] for top in tops):
+        classes |= tops - deep
+    return {folder: name for folder, name in named.items() if name and folder not in classes}
 
 
 def _split_and_rest(
-    folders: Sequence[str], as_class: Sequence[str] = ()
+    folders: Sequence[str], subsets: Mapping[str, str]
 ) -> tuple[str, tuple[str, ...]]:
     """Take a subset's folder, if there is one, out of the first two folders of a file."""
     for k, folder in enumerate(folders[:2]):
-        if folder not in as_class and _subset(folder):
-            return _subset(folder), (*folders[:k], *folders[k + 1 :])
+        if folder in subsets:
+            return subsets[folder], (*folders[:k], *folders[k + 1 :])
     return "", tuple(folders)
-
-
-def _subset_names_that_are_classes(
-    places: Sequence[Sequence[str]], class_names: Sequence[str]
-) -> set[str]:
-    """Name the folders called like a subset that are classes: named so, or as others lie there."""
-    tops = {place[0] for place in places if place}
-    named = {name for name in tops if _subset(name) and name in class_names}
-    if all(map(_subset, tops)):
-        return named
-    deep = {place[0] for place in places if len(place) > 1}
-    return named | {name for name in tops - deep if _subset(name)}
 
 
 def _spellings(class_names: Sequence[str]) -> dict[str, str]:
     """Map spellings to classes, but for those that two classes share (CD34+ and CD34-)."""
     spellings = defaultdict(set)
-    for name in class_names or paper.counts().index:
+    for name in class_names:
         for spelling in {_plain(name)} | _SHORT_NAMES.get(name, set()):
             spellings[spelling].add(name)
             spellings[f"{spelling}s"].add(name)
@@ -280,13 +239,8 @@ def _spellings(class_names: Sequence[str]) -> dict[str, str]:
 
 def _class_level(places: Sequence[Sequence[str]], class_names: Sequence[str]) -> int:
     """Find the level on which most files lie in a known class; else the topmost."""
-    spellings = _spellings(class_names)
-    hits = Counter(
-        level
-        for place in places
-        for level, folder in enumerate(place)
-        if folder in class_names or _plain(folder) in spellings
-    )
+    known = _matching(itertools.chain(*places), class_names)
+    hits = Counter(k for place in places for k, folder in enumerate(place) if folder in known)
     if hits:
         return max(sorted(hits), key=hits.get)
     tops = sorted({place[0] for place in places if place})
@@ -294,8 +248,7 @@ def _class_level(places: Sequence[Sequence[str]], class_names: Sequence[str]) ->
     if tops and all(map(_DAY.fullmatch, tops)) and not any(map(_DAY.fullmatch, below)) and below:
         raise ValueError(
             f"The topmost folders ({', '.join(tops[:4])}) look like days, not classes, and below "
-            f"them lie {', '.join(below[:4])}. Name the classes in the parameter class_names; "
-            "folders are then looked for on every level."
+            f"them lie {', '.join(below[:4])}. Name the classes, on any level, in class_names."
         )
     return 0
 
@@ -315,8 +268,6 @@ def image_ids(sources: Sequence[str]) -> list[str]:
 
 def _nearest(folder: str, class_names: Sequence[str]) -> str:
     """Name the class that a folder nearly matches, if there is one."""
-    if not class_names:
-        return ""
     spellings = {s: n for s, n in _spellings(class_names).items() if len(s) > 2}
     plain = _plain(folder)
     within = [spelling for spelling in spellings if spelling in plain]
@@ -326,28 +277,24 @@ def _nearest(folder: str, class_names: Sequence[str]) -> str:
 
 def _reason(root: Path, path: PurePosixPath, folder: str, known: Mapping[str, str]) -> str:
     """Say why a file cannot be used by its place or name, or nothing."""
-    if not _is_utf8(path):
-        return (
-            f"{_printable(path.name)}: Its path is not valid UTF-8 or has a carriage return, as "
-            "names from another system may. Rename the file or its folder."
-        )
-    if not os.path.isfile(root / path):  # noqa: PTH113 -- Path's fails in a closed folder
-        return f"{path.name}: It is no file, or a link to one that does not exist."
-    if not folder:
-        return f"{path.name}: It lies in no class folder. Move it into the folder of its class."
-    if folder not in known:
-        classes = sorted(set(known.values()))
-        near = _nearest(folder, classes)
-        return (
-            f"{path.name}: Its folder {folder} is no class ({', '.join(classes)} are)"
-            f"{f', though it nearly matches {near}: rename it if it is that' * bool(near)}. "
-            "Name it in class_names to use it."
-        )
-    if companion := not path.suffix and _COMPANION.fullmatch(path.name):
-        return f"{path.name}: It is a part of {companion[1]}.oir, which is missing. Copy that, too."
-    if path.suffix.lower() not in _SUFFIXES:
-        return f"{path.name}: Its name does not end in {', '.join(_SUFFIXES)}."
-    return ""
+    classes, part = sorted(set(known.values())), _COMPANION.fullmatch(path.name)
+    near = _nearest(folder, classes) if folder and folder not in known else ""
+    hint = f", though it nearly matches {near}: rename it if it is that" * bool(near)
+    rules = (
+        (not _is_utf8(path), "Its path is not valid UTF-8 or has a carriage return. Rename it."),
+        # Path's own is_file fails in a closed folder.
+        (not os.path.isfile(root / path), "It is no file, or a link to one that does not exist."),  # noqa: PTH113
+        (not folder, "It lies in no class folder. Move it into the folder of its class."),
+        (
+            folder not in known,
+            f"Its folder {folder} is no class ({', '.join(classes)} are){hint}. Name it in "
+            "class_names to use it.",
+        ),
+        (part, f"It is a part of {part and part[1]}.oir, which is missing. Copy that, too."),
+        (path.suffix.lower() not in _SUFFIXES, f"Its name does not end in {', '.join(_SUFFIXES)}."),
+    )
+    why = next((sentence for holds, sentence in rules if holds), "")
+    return why and f"{_printable(path.name)}: {why}"
 
 
 def _check_classes(
@@ -362,12 +309,12 @@ def _check_classes(
     if not known:
         raise ValueError(
             f"None of the {len(table)} files in {shown_path(root)} lies in a class folder. Put "
-            "each into a folder with the name of its class, such as MPP."
+            "each into the folder of its class, such as MPP."
         )
     if absent := [name for name in class_names if name not in used]:
         raise ValueError(
             f"Class {absent[0]} (parameter class_names) has no folder with files in "
-            f"{shown_path(root)}. Check its spelling, or take it out of class_names."
+            f"{shown_path(root)}. Check its spelling, or take it out."
         )
     others = folders_of_no_class(table).index
     missing = [name for name in paper.counts().index if name not in used]
@@ -377,10 +324,10 @@ def _check_classes(
         raise ValueError(
             f"Only {', '.join(sorted(used))} would be used; {', '.join(others)} would not, being "
             f"none of the paper's classes{f' (but {hidden})' * bool(near)}. Rename the folders, or "
-            "name all classes to use in the parameter class_names."
+            "name all classes in class_names."
         )
     tops = [p for p in root.glob("*/") if not _OF_SYSTEMS.fullmatch(p.name)]
-    nested = [p for top in tops if _subset(top.name) for p in top.glob("*/")]
+    nested = [p for top in tops if _plain(top.name) in _SUBSETS for p in top.glob("*/")]
     spelled = known_classes([p.name for p in tops], class_names) if level == 0 else {}
     for folder in sorted([*tops, *nested]):
         within = f"{_printable(folder.relative_to(root).as_posix())}/"

@@ -9,7 +9,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "batches": [
             "augment",
             "augmented_pictures",
-            "cell_arrays",
             "image_arrays",
             "resize",
             "to_input",

@@ -140,34 +140,6 @@ def image_arrays(
     return np.load(cache, mmap_mode="r")
 
 
-def cell_arrays(cells_dir: str | Path) -> np.ndarray:
-    """Map the patches of the cells into memory.
-
-    Parameters
-    ----------
-    cells_dir : path
-        Folder that step 02 wrote.
-
-    Returns
-    -------
-    np.ndarray
-        uint8 (N, side, side, 3), by the column ``row`` of ``cells.csv``.
-
-    Raises
-    ------
-    ValueError
-        If ``patches.npy`` is missing or damaged.
-    """
-    path = from_root(cells_dir) / "patches.npy"
-    try:
-        return np.load(path, mmap_mode="r")
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(
-            f"{shown_path(path)} is missing, cut short or damaged ({type(error).__name__}). Run "
-            "notebook 02 again."
-        ) from error
-
-
 def _identity(images: pd.DataFrame, paths: Sequence[Path], size: int) -> str:
     """Name a cache after the images' content (the prepared files' state stands for it)."""
     identity = hashlib.sha256(str(size).encode())

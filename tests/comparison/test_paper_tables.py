@@ -95,7 +95,11 @@ def test_the_page_sets_the_best_in_bold_and_keeps_its_tables_whole(runs, tmp_pat
     assert "| resnet50 | 0 of 1 | missing |" in text
     assert "Simulated demo data" in text and "2 of 7 runs are missing" in text
     written = {path.name for path in (tmp_path / "tables").iterdir()}
-    assert written == {"runs.csv", "image.csv", "cell.csv", "slices.csv", "tables.md"}
+    tables = {"runs.csv", "image.csv", "cell.csv", "slices.csv", "tables.md"}
+    assert written == {*tables, "best_image.csv", "best_cell.csv"}
+    # without predictions there is nothing to compare, and nothing is said
+    assert pd.read_csv(tmp_path / "tables" / "best_image.csv").empty
+    assert "Is the best better" not in text
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.json", "provenance.json", "status.json"])

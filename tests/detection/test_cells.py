@@ -578,3 +578,53 @@ def test_tuning_ranks_by_truth_and_without(study):
     assert grid[tuning.best_of_each(blind)["log"]].threshold == 0.2
     with pytest.raises(ValueError, match="as many thresholds"):
         tuning.make_grid({"log": [0.1], "dog": [0.1, 0.2]}, [8.0], [13.0], DetectionSettings())
+
+
+def found_by(
+    hits: dict[str, list[int]], true: int
+) -> tuple[tuning.Trials, pd.DataFrame, pd.DataFrame]:
+    """Trials in which each method finds so many of the `true` cells of each image."""
+    settings = [DetectionSettings(method=method) for method in hits]
+    centres = np.stack([np.arange(true) * 20.0, np.zeros(true)], axis=1)
+    names = [f"i{k}" for k in range(len(next(iter(hits.values()))))]
+    found = {
+        (number, name): np.column_stack([centres[:count], np.full(count, 8.0)])
+        for number, counts in enumerate(hits.values())
+        for name, count in zip(names, counts, strict=True)
+    }
+    truth = pd.concat(pd.DataFrame(centres, columns=["y", "x"]).assign(image_id=n) for n in names)
+    trials = tuning.Trials(settings, found, pd.DataFrame({"image_id": names}))
+    return trials, pd.DataFrame({"method": list(hits)}), truth
+
+
+def test_methods_that_find_as_much_are_not_told_apart():
+    same = [9, 10, 8, 9, 10, 7]
+    (said,) = tuning.rank_methods(*found_by({"log": same, "dog": same}, 10), 6)
+    assert said == "F1 of LOG 0.938, DOG 0.938: +0.000 (+0.000 to +0.000), not told apart."
+    # one cell in one image is a coin toss
+    hits = {"log": same, "dog": [10, *same[1:]]}
+    (said,) = tuning.rank_methods(*found_by(hits, 10), 6)
+    assert said.startswith("F1 of DOG 0.947, LOG 0.938: +0.009") and "not told apart." in said
+
+
+def test_a_method_that_finds_more_in_every_image_is_better():
+    hits = {"dog": [5, 6, 4, 5, 6, 4, 5, 6], "log": [9, 10, 8, 9, 10, 7, 9, 10]}
+    (said,) = tuning.rank_methods(*found_by(hits, 10), 6)
+    assert said.startswith("F1 of LOG 0.9") and said.endswith("LOG finds them better.")
+
+
+def test_methods_are_not_ranked_without_truth_or_on_few_images():
+    trials, scores, truth = found_by({"log": [9] * 4, "dog": [2] * 4}, 10)
+    (said,) = tuning.rank_methods(trials, scores, truth, 6)
+    assert "too few images to say (5 are needed)" in said and "nan" not in said
+    (said,) = tuning.rank_methods(trials, scores, None, 6)
+    assert said == "Without true centres nobody can say which method finds the cells best."
+
+
+def test_equally_good_methods_are_rarely_ranked():
+    rng, called = np.random.default_rng(0), []
+    for _ in range(100):
+        hits = {method: rng.binomial(10, 0.85, 8) for method in ("log", "dog")}
+        (said,) = tuning.rank_methods(*found_by(hits, 10), 6)
+        called.append("better" in said)
+    assert np.mean(called) <= 0.07

@@ -325,7 +325,7 @@ def test_cells_are_measured_a_few_at_a_time(monkeypatch):
     inputs = training.to_input(chosen, CONFIG)
     for stride, layer in layers.items():
         maps = resize_maps(grad_cam(model, inputs, [0, 1, 2, 0, 1], layer), 40)
-        expected = attention.cell_numbers(maps, inside.astype(int), inside)
+        expected = attention.cell_numbers(maps, inside.astype(int), inside, 64 // stride)
         ours = table[table["stride"] == stride].sort_values("position", ignore_index=True)
         pd.testing.assert_frame_equal(ours[expected.columns], expected, rtol=1e-4)
         np.testing.assert_array_equal(ours["zero"], maps.max(axis=(1, 2)) == 0)
@@ -338,15 +338,20 @@ def test_examples_are_right_and_wrong_ones_of_each_class():
 
 class TestNumbers:
     def test_shares_of_a_map_counted_by_hand(self):
-        maps = np.array([[[3, 1, 0, 0], [0, 0, 4, 0]]], float)
-        labels = np.array([[[5, 5, 0, 0], [0, 0, 7, 0]]])
-        row = attention.cell_numbers(maps, labels, labels == 5).iloc[0]
-        assert row.share == 4 / 8 and row.area == 2 / 8 and row.pointing == 0
-        assert row.share_neighbours == 4 / 8 and row.area_neighbours == 1 / 8
+        maps, labels = np.zeros((1, 4, 4)), np.zeros((1, 4, 4), int)
+        maps[0, :2] = [[3, 1, 0, 0], [0, 0, 4, 0]]
+        labels[0, :2] = [[5, 5, 0, 0], [0, 0, 7, 0]]
+        row = attention.cell_numbers(maps, labels, labels == 5, 4).iloc[0]
+        assert row.share == 4 / 8 and row.area == 2 / 16 and row.pointing == 0
+        assert row.share_neighbours == 4 / 8 and row.area_neighbours == 1 / 16
+        # on a grid as fine as the patch every place is as likely as another
+        assert row.pointing_chance == 2 / 16 and row.pointing_excess == -2 / 16
+        row = attention.cell_numbers(maps, labels, labels == 7, 4).iloc[0]
+        assert row.pointing == 1 and row.pointing_excess == 15 / 16
 
     def test_an_even_map_has_the_share_of_the_area(self):
         labels = np.random.default_rng(0).integers(0, 3, (6, 9, 9))
-        table = attention.cell_numbers(np.ones((6, 9, 9)), labels, labels == 1)
+        table = attention.cell_numbers(np.ones((6, 9, 9)), labels, labels == 1, 9)
         np.testing.assert_allclose(table["share"], table["area"])
         np.testing.assert_allclose(table["share_neighbours"], table["area_neighbours"])
         whole = attention.image_numbers(np.ones((9, 9)), labels[0])
@@ -356,7 +361,7 @@ class TestNumbers:
         maps = np.stack([np.zeros((4, 4)), np.ones((4, 4))])
         labels = np.ones((2, 4, 4), int)
         inside = np.stack([np.ones((4, 4), bool), np.zeros((4, 4), bool)])
-        assert attention.cell_numbers(maps, labels, inside).isna().all(axis=None)
+        assert attention.cell_numbers(maps, labels, inside, 2).isna().all(axis=None)
         assert np.isnan(attention.image_numbers(maps[0], labels[0])["share"])
         assert np.isnan(attention.image_numbers(maps[1], 0 * labels[0])["gini"])
 
@@ -385,13 +390,67 @@ class TestNumbers:
         values = rng.normal(size=40)
         once = pd.DataFrame({"class": "a", "image_id": np.arange(40), "share": values})
         copied = pd.concat([once] * 9)
-        narrow, wide = (metrics.bootstrap_means(t, ["share"]).iloc[0] for t in (copied, once))
+        narrow, wide = (metrics.means_by_class(t, ["share"]).iloc[0] for t in (copied, once))
         assert (narrow["low"], narrow["high"]) == pytest.approx((wide["low"], wide["high"]))
-        spread = (wide["high"] - wide["low"]) / (2 * 1.96)
-        assert spread == pytest.approx(values.std() / np.sqrt(40), rel=0.1)
+        spread = (wide["high"] - wide["low"]) / (2 * 2.02)
+        assert spread == pytest.approx(values.std() / np.sqrt(40), rel=0.05)
 
-    def test_one_image_has_no_interval(self):
-        table = pd.DataFrame({"class": "a", "image_id": "i", "share": [0.2, 0.4]})
-        means = metrics.bootstrap_means(table, ["share"])
-        assert means[["low", "high"]].isna().all(axis=None) and (means["images"] == 1).all()
-        assert attention.in_words(means).loc["share", "all"] == "0.300 (one image)"
+    @pytest.mark.parametrize("count", [1, 4, 5])
+    def test_few_images_have_no_interval(self, count):
+        names = [f"i{k}" for k in range(count)]
+        table = pd.DataFrame({"class": "a", "image_id": np.repeat(names, 2)})
+        table["share"] = np.tile([0.2, 0.4], count) + np.repeat(np.arange(count), 2) / 100
+        means = metrics.means_by_class(table, ["share"])
+        assert (means["images"] == count).all()
+        assert means[["low", "high"]].isna().all(axis=None) == (count < 5)
+        said = attention.in_words(means).loc["share", "all classes"]
+        expected = {1: "0.300 (1 image)", 4: "0.315 (4 images)"}
+        assert said == expected.get(count, said) and "nan" not in said
+
+
+class TestPointing:
+    """A map made on a grid and enlarged peaks at few places: the area is not its chance level."""
+
+    def numbers(self, rng: np.random.Generator, grid: int, count: int) -> pd.DataFrame:
+        coarse = torch.from_numpy(rng.normal(size=(count, grid, grid))).relu()
+        maps = resize_maps(enlarged(coarse), 96)
+        y, x = np.mgrid[:96, :96] - 47.5
+        # a cell in the middle, of about 0.18 of the patch, never quite the same
+        radii = rng.uniform(20, 26, (count, 1, 1))
+        inside = np.hypot(y + rng.normal(0, 2, radii.shape), x + rng.normal(0, 2, radii.shape))
+        inside = inside < radii
+        return attention.cell_numbers(maps, inside.astype(int), inside, grid)
+
+    @pytest.mark.parametrize("grid", [2, 4, 8])
+    def test_random_maps_hit_the_cell_as_often_as_said(self, grid):
+        table = self.numbers(np.random.default_rng(grid), grid, 4000)
+        noise = table["pointing_excess"].std() / np.sqrt(len(table))
+        # enlarging lowers single points a little, but not those at the rim: never more than said
+        assert -3 * noise - 0.02 < table["pointing_excess"].mean() <= 3 * noise
+
+    @pytest.mark.parametrize("grid", [2, 4, 8])
+    def test_a_map_moved_over_its_grid_hits_the_cell_as_often_as_said(self, grid):
+        blob = np.exp(-((np.mgrid[:grid, :grid] - grid // 2) ** 2).sum(axis=0) / 2)
+        coarse = [np.roll(blob, (y, x), (0, 1)) for y, x in np.ndindex(grid, grid)]
+        maps = resize_maps(enlarged(torch.from_numpy(np.stack(coarse))), 96)
+        y, x = np.mgrid[:96, :96]
+        for centre in (30, 47.5, 60):
+            inside = np.repeat([np.hypot(y - centre, x - centre) < 23], len(maps), axis=0)
+            table = attention.cell_numbers(maps, inside.astype(int), inside, grid)
+            assert table["pointing"].mean() == pytest.approx(table["pointing_chance"][0], abs=0.05)
+
+    def test_on_a_coarse_grid_random_maps_hit_more_often_than_the_area_says(self):
+        table = self.numbers(np.random.default_rng(0), 4, 4000)
+        above = table["pointing"] - table["area"]
+        assert 0.15 < table["area"].mean() < 0.21
+        assert above.mean() > 5 * above.std() / np.sqrt(len(table))
+
+    def test_random_maps_are_rarely_said_to_look_at_the_cell(self):
+        rng, said = np.random.default_rng(1), {"pointing_excess": [], "above_area": []}
+        for _ in range(60):
+            table = self.numbers(rng, 4, 120).assign(image_id=np.arange(120) % 60, **{"class": "a"})
+            table["above_area"] = table["pointing"] - table["area"]
+            means = metrics.means_by_class(table, list(said)).groupby("number")["low"].first()
+            for name, called in said.items():
+                called.append(means[name] > 0)
+        assert np.mean(said["pointing_excess"]) <= 0.07 < np.mean(said["above_area"])

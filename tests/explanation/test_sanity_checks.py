@@ -95,7 +95,8 @@ class TestScrambling:
         by_layer = checks.correlation_by_layer(table)
         assert by_layer["layer"].tolist() == ["fc", "conv"]
         assert by_layer["high"].iloc[-1] < 0.5
-        assert "maps change" in checks.scrambling_verdict(by_layer)
+        said = checks.scrambling_verdict(by_layer)
+        assert "the maps depend on the weights, which is all this check says" in said
 
     def test_maps_that_show_only_the_picture_are_found_out(self):
         # equal weights can be shuffled as one likes: the map is the brightness, whatever is learnt
@@ -118,6 +119,44 @@ class TestScrambling:
         assert row["mean"] == pytest.approx(0)
         assert row["low"] < -0.5 and row["high"] > 0.5
         assert "too uncertain" in checks.scrambling_verdict(pd.DataFrame([row]))
+
+    def table(self, values: np.ndarray, layers: str) -> pd.DataFrame:
+        """Correlations (scrambling, layer, image) as `scrambled_correlations` lays them out."""
+        places = np.ndindex(values.shape)
+        rows = [(s, layers[k], f"i{i}", values[s, k, i]) for s, k, i in places]
+        return pd.DataFrame(rows, columns=["scrambling", "layer", "image_id", "correlation"])
+
+    def test_layers_stay_in_order_and_means_are_plain(self):
+        values = np.random.default_rng(0).normal(size=(3, 4, 7))
+        values[1, 2, 3] = np.nan
+        by_layer = checks.correlation_by_layer(self.table(values, "zamb"))
+        assert by_layer["layer"].tolist() == list("zamb")
+        np.testing.assert_allclose(by_layer["mean"], np.nanmean(values, axis=(0, 2)))
+        assert by_layer["constant"].tolist() == [0, 0, 1 / 21, 0]
+
+    def test_scramblings_that_disagree_widen_the_interval(self):
+        rng = np.random.default_rng(0)
+        values = 0.1 * rng.normal(size=(6, 2, 40))
+        values[:, 1] += 0.3 * rng.normal(size=(6, 1))
+        by_layer = checks.correlation_by_layer(self.table(values, "ab"))
+        agree, disagree = by_layer["high"] - by_layer["low"]
+        # of six scramblings, as a t test of their means says
+        means = values[:, 1].mean(axis=1)
+        half = 2.57 * means.std(ddof=1) / np.sqrt(6)
+        assert disagree > 4 * agree and disagree / 2 == pytest.approx(half, rel=0.15)
+
+    @pytest.mark.parametrize(("scramblings", "images"), [(6, 4), (1, 40)])
+    def test_few_images_or_one_scrambling_leave_no_interval(self, scramblings, images):
+        values = 0.1 * np.random.default_rng(0).normal(size=(scramblings, 2, images))
+        by_layer = checks.correlation_by_layer(self.table(values, "ab"))
+        assert by_layer[["low", "high"]].isna().all(axis=None) and by_layer["mean"].notna().all()
+        said = checks.scrambling_verdict(by_layer)
+        assert "too few" in said and "nan" not in said
+
+    def test_noise_passes_and_is_not_said_to_show_what_was_learnt(self):
+        values = 0.2 * np.random.default_rng(0).normal(size=(4, 2, 20))
+        said = checks.scrambling_verdict(checks.correlation_by_layer(self.table(values, "ab")))
+        assert "which is all this check says" in said and "learnt" not in said
 
     def test_constant_maps_are_counted_apart(self):
         rows = [(0, "fc", "a", np.nan), (0, "fc", "b", 0.4), (1, "fc", "a", 0.2), (1, "fc", "b", 0)]
@@ -177,16 +216,18 @@ class TestErasing:
         curves, drops = self.check(np.concatenate([right, wrong] * 6)[:11])
         assert set(curves) == {checks.MARKED, checks.ELSEWHERE, checks.ANOTHER}
         _, drops = self.check(np.repeat(right, 8, axis=0))
-        row = drops[drops["class"] == "all"].set_index("number")
+        row = drops[drops["class"] == "all classes"].set_index("number")
         assert row.loc[checks.ELSEWHERE, "low"] > 0
         assert row.loc[checks.ANOTHER, "mean"] == 0  # all the cells' maps are one map
+        # the only evidence that a map is its own cell's comes first
         first, second = checks.erasure_verdict(drops)
-        assert "more, beyond the noise" in first and "no different" in second
+        assert checks.ANOTHER in first and "no different" in first
+        assert checks.ELSEWHERE in second and "more, beyond the noise" in second
 
     def test_maps_of_something_else_fail(self):
         _, drops = self.check(np.repeat(corner_model()[1][:, ::-1, ::-1], 8, axis=0))
         assert (drops.set_index("number").loc[checks.ELSEWHERE, "high"] < 0).all()
-        assert "do not mark what the model uses" in checks.erasure_verdict(drops)[0]
+        assert "do not mark what the model uses" in checks.erasure_verdict(drops)[1]
 
     def test_zero_maps_mark_nothing_and_are_left_out(self):
         maps = np.repeat(corner_model()[1], 8, axis=0)
@@ -226,7 +267,8 @@ class TestCallersMistakes:
         }.items():
             with pytest.raises(ValueError, match=message):
                 erase(**arguments)
-        assert all("too few images" in said for said in checks.erasure_verdict(erase()[1]))
+        for said in checks.erasure_verdict(erase()[1]):
+            assert "too few images" in said and "to nan" not in said
 
     def test_scrambling(self, images):
         arguments = small_densenet(), images, np.zeros(12, int), "features"

@@ -147,6 +147,13 @@ def test_without_validation():
     assert split.value_counts().to_dict() == {"train": 8, "test": 4}
 
 
+def test_look_alikes_fill_no_subset_of_share_zero():
+    images = image_table({"LT": 12, "ST": 12}, near_duplicate_of="")
+    images.loc[images["image_id"] == "LT_003", "near_duplicate_of"] = "LT_001"
+    split = split_of(images, fractions=(0.7, 0, 0.3))
+    assert set(split) == {"train", "test"}
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [

@@ -284,18 +284,6 @@ def test_a_damaged_cache_is_named_and_made_again(prepared, capsys, spoil):
 
 
 @pytest.mark.parametrize(
-    "spoil", [cut, lambda path: path.write_bytes(b""), lambda path: path.unlink()]
-)
-def test_damaged_patches_are_named(tmp_path, spoil):
-    patches = np.arange(96, dtype=np.uint8).reshape(2, 4, 4, 3)
-    np.save(tmp_path / "patches.npy", np.repeat(patches, 4, axis=0))
-    assert (batches.cell_arrays(tmp_path)[::4] == patches).all()
-    spoil(tmp_path / "patches.npy")
-    with pytest.raises(ValueError, match=r"patches\.npy is missing, .*Run notebook 02 again"):
-        batches.cell_arrays(tmp_path)
-
-
-@pytest.mark.parametrize(
     ("arrays", "message"),
     [
         (np.zeros((2, 8, 8, 3)), r"shape \(2, 8, 8, 3\), float64"),
