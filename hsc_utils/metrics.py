@@ -21,8 +21,7 @@ def balanced_accuracy(y_true: Sequence, y_pred: Sequence) -> float:
     """Return the paper's balanced accuracy.
 
     For each class the mean of sensitivity and specificity one-vs-rest, then the mean over
-    classes (PAPER.md, *Metrics*). It is larger than scikit-learn's
-    ``balanced_accuracy_score``, the mean of the sensitivities, for the same predictions.
+    classes: 0.5 for guessing, and larger than scikit-learn's ``balanced_accuracy_score``.
 
     Parameters
     ----------
@@ -100,9 +99,8 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:
     """Return intervals of the scores from leaving out one image, or one group, at a time.
 
-    On the logit scale, with t quantiles (see `jackknife`): a DeLong for samples that come in
-    clusters. Where groups are known, the wider of the intervals over images and over groups is
-    given. ``benchmarks/coverage.py`` measures what they cover.
+    On the logit scale, with t quantiles (see `jackknife`); where groups are known, the wider of
+    the intervals over images and over groups. ``benchmarks/coverage.py`` measures what they cover.
 
     Parameters
     ----------
@@ -211,6 +209,8 @@ def widest_interval(
     if logit and scored[0][0] in (0, 1):
         return np.nan, np.nan
     width = max(half_width([jackknife(v[1:])], coverage) for v in values)
+    if width == 0:  # no unit moves the score, which says nothing about others
+        return np.nan, np.nan
     ends = np.array([values[0][0] - width, values[0][0] + width])
     return tuple(map(float, special.expit(ends) if logit else ends))
 
@@ -241,14 +241,7 @@ def caution(truth: Sequence, images: Sequence, groups: Sequence | None = None) -
 def reliability(
     y_true: Sequence, probabilities: np.ndarray, class_names: Sequence[str]
 ) -> pd.DataFrame:
-    """Tabulate confidence against accuracy, by the bins of the expected calibration error.
-
-    Returns
-    -------
-    DataFrame
-        One row a bin that holds samples: ``confidence`` and ``accuracy`` (means in [0, 1])
-        and ``samples``.
-    """
+    """Tabulate ``confidence``, ``accuracy`` (means in [0, 1]) and ``samples`` of each bin of it."""
     truth, probabilities = _checked(y_true, probabilities, class_names)
     sums = calibration_sums(truth, probabilities, np.zeros(len(truth), int))[0]
     sums = sums[sums[:, 2] > 0]
@@ -266,8 +259,7 @@ def calibrated_ece(
 ) -> tuple[float, float]:
     """Return the range of the calibration error that a calibrated model would show here.
 
-    Binned errors are biased upwards: with few samples a perfectly calibrated model shows some.
-    So labels are drawn from the model's own probabilities (N, K), and the error measured on them.
+    Binned errors are biased upwards, so labels are drawn from the model's own probabilities (N, K).
     """
     confidence = np.asarray(probabilities, float).max(1)
     bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
@@ -317,10 +309,11 @@ def sums_by_image(
 ) -> dict[str, np.ndarray]:
     """Sum over each image (G of them) what every score is made of."""
     classes = range(probabilities.shape[1])
+    distances = ((probabilities - np.eye(len(classes))[truth]) ** 2).sum(1) / 2
     return {
         "confusion": confusion_sums(truth, probabilities.argmax(1), images, len(classes)),
         "calibration": calibration_sums(truth, probabilities, images),
-        "brier": np.bincount(images, _halved_brier(truth, probabilities)),
+        "brier": np.bincount(images, distances),
         "pairs": np.stack([_pairs(truth == k, probabilities[:, k], images) for k in classes]),
     }
 
@@ -346,17 +339,8 @@ def calibration_sums(
     return sums
 
 
-def _halved_brier(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return half the squared distance of each sample's probabilities from its truth (N,)."""
-    return ((probabilities - np.eye(probabilities.shape[1])[truth]) ** 2).sum(1) / 2
-
-
 def _pairs(positive: np.ndarray, scores: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Count concordant pairs by image of the positive and of the negative: float (G, G).
-
-    A tie counts one half, so that the area under the ROC curve is this sum over the number
-    of pairs (Mann and Whitney 1947), whatever the weights of the images.
-    """
+    """Count concordant pairs by image of positive and negative, ties half (Mann, Whitney 1947)."""
     count = images.max() + 1
     pairs = np.zeros((count, count))
     of_positive = images[positive]
@@ -371,11 +355,7 @@ def _pairs(positive: np.ndarray, scores: np.ndarray, images: np.ndarray) -> np.n
 def weighted_scores(
     weights: np.ndarray, sums: dict[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Score B weightings (B, G) of the images at once, from `sums_by_image`.
-
-    Returned are `SCORES` and ``ece``, each (B,), and by class sensitivity, specificity, F1 and
-    AUROC, each (B, K).
-    """
+    """Score weightings (B, G) of the images: `SCORES` and ``ece`` (B,); some by class (B, K)."""
     confusion = np.tensordot(weights, sums["confusion"], axes=1)
     overall = scores_of_confusion(confusion)
     positives = confusion.sum(2)

@@ -91,7 +91,7 @@ def find_notebook(name: str) -> Path:
     path = Path(name) if name.endswith(".ipynb") else NOTEBOOKS_DIR / f"{name}.ipynb"
     path = path if path.is_file() else NOTEBOOKS_DIR / path.name
     if not path.is_file():
-        _check_known(path.stem, _notebooks(), "notebook")
+        _check_known(path.stem, _notebooks(), f"No notebook is called {name!r}")
     return path
 
 
@@ -99,13 +99,13 @@ def _notebooks() -> dict[str, Path]:
     return {path.stem: path for path in sorted(NOTEBOOKS_DIR.glob("*.ipynb"))}
 
 
-def _check_known(given: object, known: Collection, what: str, where: str = "") -> None:
-    """Refuse an unknown name, and say the nearest known one, or all of them."""
+def _check_known(given: object, known: Collection, fault: str) -> None:
+    """Refuse an unknown name: say the fault, and the nearest known one or all of them."""
     if given not in known:
         names = list(map(str, known))
         close = difflib.get_close_matches(given, names, 1, 0.5) if isinstance(given, str) else []
         hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}."
-        raise ParameterError(f"Unknown {what} {given!r}{where}; {hint}")
+        raise ParameterError(f"{fault}; {hint}")
 
 
 def declared_parameters(notebook: Path) -> dict[str, tuple[type, object]]:
@@ -143,7 +143,7 @@ def check_parameters(
     """
     checked = {}
     for name, value in given.items():
-        _check_known(name, declared, "parameter", f" in {where}")
+        _check_known(name, declared, f"Unknown parameter {name!r} in {where}")
         expected, default = declared[name]
         kinds = (expected, *get_args(expected))
         if NoneType in kinds and value in ("", "null", "None", "~"):
@@ -154,7 +154,7 @@ def check_parameters(
             value = [value]
         elif isinstance(value, Mapping) and isinstance(default, Mapping) and default:
             for entry in value:
-                _check_known(entry, default, "entry", f" of {name!r} in {where}")
+                _check_known(entry, default, f"Unknown entry {entry!r} of {name!r} in {where}")
             entries = {entry: (_type_of(usual), usual) for entry, usual in default.items()}
             value = default | check_parameters(entries, value, f"{name!r} in {where}")
         # Strict, except for text: a file and the command line hold nothing else.
@@ -171,7 +171,7 @@ def check_parameters(
                 f"Parameter {name!r} in {where} must be {type_name}, not {value!r}."
             ) from error
         if name in CHOICES:
-            _check_known(checked[name], CHOICES[name], name, f" in {where}")
+            _check_known(checked[name], CHOICES[name], f"Unknown {name} {value!r} in {where}")
     return checked
 
 
@@ -221,7 +221,8 @@ def read_sections(path: str | Path) -> dict[str, object]:
     notebooks = _notebooks()
     checked, studies = {}, {}
     for section, content in sections.items():
-        _check_known(section, [*notebooks, "study", "workflow"], "section", f" in {shown}")
+        known = [*notebooks, "study", "workflow"]
+        _check_known(section, known, f"Unknown section {section!r} in {shown}")
         if section == "study":
             studies |= check_parameters({"study": (str, "")}, {section: content}, shown)
             continue

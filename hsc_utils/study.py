@@ -323,7 +323,8 @@ class Run:
     @property
     def predictions(self) -> pd.DataFrame:
         """One row a sample: ``id``, ``image_id``, ``class``, ``split``, ``group``, ``p_…``."""
-        return self._read(self.predictions_file)
+        table = self._read(self.predictions_file)
+        return table if "group" in table else table.assign(group="")
 
     @property
     def scores(self) -> dict:

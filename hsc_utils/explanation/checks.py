@@ -298,9 +298,10 @@ def erasure_verdict(drops: pd.DataFrame) -> list[str]:
     """Say in a sentence for each comparison whether erasing what maps mark costs more."""
     sentences = []
     for row in drops[drops["class"] == "all classes"].itertuples():
-        numbers = f"{row.mean:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
-        if np.isnan([row.low, row.high]).any():
-            numbers = f"{row.mean:+.3f}"
+        numbers = f"{row.mean:+.3f}"
+        if not np.isnan(row.low):
+            numbers += f" ({row.low:+.3f} to {row.high:+.3f})"
+        if row.images < metrics.MIN_IMAGES:
             end = "too few images to say whether it costs more"
         elif row.low > 0:
             end = "more, beyond the noise of these images"

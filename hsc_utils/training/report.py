@@ -230,8 +230,10 @@ def levels_side_by_side(cell_run: Run, image_run: Run) -> pd.DataFrame:
 def _difference(gaps: list[np.ndarray]) -> str:
     """Say how two models differ, from the difference without each image (and each group)."""
     low, high = metrics.widest_interval(gaps, 0.95)
-    if np.isnan(low):
+    if not gaps:
         return "too few images to say"
+    if np.isnan(low):
+        return f"{gaps[0][0]:+.3f}: not told apart, since no image alone moves it"
     end = "not told apart" if low <= 0 <= high else "beyond the choice of images"
     return f"{gaps[0][0]:+.3f} ({low:+.3f} to {high:+.3f}): {end}"
 
