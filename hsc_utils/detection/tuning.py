@@ -201,7 +201,8 @@ def rank_methods(
         if len(centres) >= metrics.MIN_IMAGES:
             low, high = metrics.widest_interval([gap], 0.95)
             verdict = f"{first.upper()} finds them better" if low > 0 else "not told apart"
-            end = f" ({low:+.3f} to {high:+.3f}), {verdict}"
+            shown = "" if np.isnan(low) else f" ({low:+.3f} to {high:+.3f})"
+            end = f"{shown}, {verdict}"
         names = f"{first.upper()} {f1[first][0]:.3f}, {other.upper()} {f1[other][0]:.3f}"
         sentences.append(f"F1 of {names}: {gap[0]:+.3f}{end}.")
     return sentences
