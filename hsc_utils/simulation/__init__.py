@@ -7,6 +7,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     [],
     {
         "oir": ["write_oir"],
+        "planted": ["ceilings"],
         "simulate": ["DEMO_COUNTS", "write_demo"],
+        "specimen": ["TRAITS"],
     },
 )

@@ -7,6 +7,8 @@ whole picture. Distances are micrometres unless they are named ``_px``; light is
 of the empty background.
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy.fft import fft2, fftfreq, ifft2
@@ -15,15 +17,17 @@ from scipy.ndimage import gaussian_filter
 from hsc_utils.simulation.specimen import (
     PIXEL_SIZE_UM,
     SIDE,
+    TRAITS,
     WAVELENGTH_UM,
-    cell_delay,
     debris,
+    draw_cell,
     generator,
 )
 
 OBJECTIVE = ("UPLXAPO20X", 20.0, 0.8)
 SPREAD_SIDE = 96  # pixels, side of the window over which an object's light spreads; even
 MAX_COUNT = 4095  # 12 bits
+PARTS = ("inside", "nucleus", "granules")  # of a cell, see `render`
 
 _NUMERICAL_APERTURE = 0.7  # of the objective at work, less than engraved
 _CONDENSER_APERTURE = 0.12  # angular size of the light source: blurs defocused fringes
@@ -115,50 +119,68 @@ def expose(
 
 def render(
     cells: pd.DataFrame, slices: int, day: int, size: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Take the picture of `draw_cells`: its slices, and an image of the cells' labels (0: none)."""
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Take the picture of `draw_cells`: its slices, and label images of the cells' parts.
+
+    Label images (0: none) are those of the whole cells, ``inside``, their ``nucleus`` and
+    their ``granules``.
+    """
     rng = generator(seed, cells["source"].iloc[0], "pixels")
     centres = cells[["y", "x"]].to_numpy()
     nearest = np.rint(centres).astype(int)
     # Python's numbers, not NumPy's: those would turn single precision into double.
-    looks = cells[["radius_px", "nucleus_ratio", "granularity"]].to_numpy().tolist()
     drawn = [
-        cell_delay(rng, tuple(offset), *look)
-        for offset, look in zip(centres - nearest, looks, strict=True)
+        draw_cell(rng, tuple(offset), traits)
+        for offset, traits in zip(
+            (centres - nearest).tolist(), cells[list(TRAITS)].to_dict("records"), strict=True
+        )
     ]
-    delay, glow, inside = map(np.stack, zip(*drawn, strict=True))
-    glow *= rng.lognormal(0, 0.35, (len(glow), 1, 1))
+    glow = np.stack([cell.glow for cell in drawn]) * rng.lognormal(0, 0.35, (len(drawn), 1, 1))
     debris_delay, debris_glow, debris_at, debris_focus = debris(rng, size)
     corners = np.concatenate([nearest, debris_at]) - SPREAD_SIDE // 2
     focus = np.concatenate([cells["focus_um"].to_numpy(), debris_focus])
     added = (
-        *transmitted(np.concatenate([delay, debris_delay]), focus),
+        *transmitted(np.concatenate([[cell.delay for cell in drawn], debris_delay]), focus),
         np.stack(list(map(glow_seen, np.concatenate([glow, debris_glow]), focus))),
     )
     light = [np.full((size, size), level, np.float32) for level in (1, 1, 0)]
     for field, windows in zip(light, added, strict=True):
         add_objects(field, windows.astype(np.float32), corners)
-    labels = np.zeros((size, size), np.uint16)
-    for label, at, mask in zip(cells["label"], nearest - SIDE // 2, inside, strict=True):
-        here = np.zeros((size, size), np.float32)
-        add_objects(here, mask[None].astype(np.float32), at[None])
-        labels[(here > 0) & (labels == 0)] = label
-    return np.stack(_expose_slices(rng, light, day, size, seed)[:slices]), labels
+    parts = {name: np.zeros((size, size), np.uint16) for name in PARTS}
+    for label, at, cell in zip(cells["label"], nearest - SIDE // 2, drawn, strict=True):
+        free = parts["inside"] == 0
+        for name, labels in parts.items():
+            here = np.zeros((size, size), np.float32)
+            add_objects(here, getattr(cell, name)[None].astype(np.float32), at[None])
+            labels[(here > 0) & free] = label
+    return np.stack(_expose_slices(rng, light, day, size, seed)[:slices]), parts
+
+
+def day_light(seed: int, day: int) -> dict[str, Any]:
+    """Say what a day does to its pictures.
+
+    ``gains`` of the four slices, the ``middle`` (fractions of the side) and ``falloff`` of the
+    illumination (see `shading`), and the ``tilt`` of the light in DIC from side to side.
+    """
+    rng = generator(seed, "day", day)
+    gains, middle = rng.lognormal(0, 0.08, 4), rng.uniform(0.35, 0.65, 2)
+    falloff, tilt = rng.uniform(0.25, 0.45), rng.uniform(0.02, 0.1)
+    return {"gains": gains, "middle": middle, "falloff": falloff, "tilt": tilt}
 
 
 def _expose_slices(
     rng: np.random.Generator, light: list[np.ndarray], day: int, size: int, seed: int
 ) -> list[np.ndarray]:
     """Put the four slices through the day's illumination, gains and detector."""
-    of_day = generator(seed, "day", day)
-    gains = of_day.lognormal(0, 0.12, 4) * rng.lognormal(0, 0.04, 4)
-    middle, falloff = of_day.uniform(0.35, 0.65, 2), of_day.uniform(0.25, 0.45)
-    shade = shading(size, tuple(middle + rng.normal(0, 0.02, 2)), falloff)
-    tilt = 1 + np.linspace(-0.5, 0.5, size, dtype=np.float32) * of_day.uniform(0.02, 0.1)
+    of_day = day_light(seed, day)
+    gains = of_day["gains"] * rng.lognormal(0, 0.04, 4)
+    shade = shading(size, tuple(of_day["middle"] + rng.normal(0, 0.02, 2)), of_day["falloff"])
+    tilt = 1 + np.linspace(-0.5, 0.5, size, dtype=np.float32) * of_day["tilt"]
     dic, brightfield, glow = light
-    glow = 350000 * glow + 60  # grey levels of a typical cell in total, and of the medium
+    # grey levels of a typical cell in total, and of the medium, which differs from field to field
+    glow = 350000 * glow + 120 * rng.lognormal(0, 0.35)
     camera = {"offset": 100, "read_noise": 4}
-    weak = {"photons": 1 / 25, "counts": 1.0, "offset": 100, "read_noise": 5}
+    weak = {"photons": 1 / 12, "counts": 1.0, "offset": 100, "read_noise": 5}
     return [
         expose(rng, dic * tilt * tilt[:, None], counts=1500 * gains[0], photons=2500, **camera),
         expose(rng, brightfield * shade, counts=1700 * gains[1], photons=4000, **camera),

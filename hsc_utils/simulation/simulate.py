@@ -1,9 +1,9 @@
 """Demo acquisitions on the paper's plan, with known truth, written as OIR files.
 
-Three classes, some two, most three, some four slices a file, ST-HSC three times as dense as
-the others. Class shows in size, granularity and nucleus, with overlap; brightness says
-nothing about it. Every acquisition is drawn from its own seed, made of the demo's seed and
-the file's name, so neither the order of work nor other files change it.
+Three classes, most files with three slices, some with two or four, ST-HSC three times as dense
+as the others; what else tells the classes apart is planted in `specimen.TRAITS`. Every
+acquisition is drawn from its own seed, made of the demo's seed and the file's name, so neither
+the order of work nor other files change it.
 
 The truth (centres, radii, outlines) goes to its own folder, for scoring alone.
 """
@@ -31,17 +31,19 @@ from hsc_utils.files import (
 )
 from hsc_utils.provenance import code_digest
 from hsc_utils.simulation.oir import write_oir
-from hsc_utils.simulation.optics import OBJECTIVE, SPREAD_SIDE, render
-from hsc_utils.simulation.specimen import CLASSES, PIXEL_SIZE_UM, draw_cells, generator
+from hsc_utils.simulation.optics import OBJECTIVE, PARTS, SPREAD_SIDE, render
+from hsc_utils.simulation.specimen import DENSITY, PIXEL_SIZE_UM, draw_cells, generator
 
-DEMO_COUNTS = {"LT-HSC": 30, "ST-HSC": 36, "MPP": 30}
+DEMO_COUNTS = {"LT-HSC": 84, "ST-HSC": 102, "MPP": 84}
 SLICE_NAMES = ("DIC", "Brightfield", "Autofluorescence", "Far red")
 
 _FIRST_DAY = datetime(2024, 3, 4, 9, tzinfo=UTC)
-_SLICES_OF_SIX = (2, 3, 3, 3, 3, 4)
+_SLICES_OF_TWENTY = (2, *[3] * 18, 4)
+# folders of label images beside the truth, by part of a cell
+_LABELS = {"inside": "masks", "nucleus": "nuclei", "granules": "granules"}
 _OF_EVERY_FILE = {
     "pixel_size_um": PIXEL_SIZE_UM,
-    "comment": "SIMULATED by hsc_utils.simulate: no microscope and no cell was involved.",
+    "comment": "SIMULATED by hsc_utils.simulation: no microscope and no cell was involved.",
 }
 _UNUSABLE = ("saved twice.oir", "cut short.oir", "notes.txt", "test exposure.oir")
 _CODE = ("simulation.simulate", "simulation.specimen", "simulation.optics", "simulation.oir")
@@ -49,21 +51,21 @@ _CODE = ("simulation.simulate", "simulation.specimen", "simulation.optics", "sim
 
 def plan_demo(counts: Mapping[str, int], days: int, seed: int) -> pd.DataFrame:
     """List the acquisitions to make, classes evenly over days; a higher count only adds some."""
-    unknown = sorted(set(counts) - set(CLASSES))
+    unknown = sorted(set(counts) - set(DENSITY))
     if unknown or not counts or min(counts.values()) < 1 or days < 1:
         raise ValueError(
             f"counts={dict(counts)}, days={days}: expected at least 1 day and at least 1 "
-            f"acquisition a class, of the classes {', '.join(CLASSES)}."
+            f"acquisition a class, of the classes {', '.join(DENSITY)}."
         )
     rows = []
     for class_name, count in counts.items():
         for k in range(count):
-            rng = generator(seed, class_name, "slices", k // 6)
+            rng = generator(seed, class_name, "slices", k // 20)
             day = k % days
-            minute = 15 * (k // days) + 5 * list(CLASSES).index(class_name)
+            minute = 15 * (k // days) + 5 * list(DENSITY).index(class_name)
             acquired_at = _FIRST_DAY + timedelta(weeks=day, minutes=minute)
             source = f"{class_name}/{acquired_at:%Y-%m-%d}/field_{k + 1:03d}.oir"
-            slices = int(rng.permutation(_SLICES_OF_SIX)[k % 6])
+            slices = int(rng.permutation(_SLICES_OF_TWENTY)[k % 20])
             rows.append((source, class_name, day, slices, acquired_at))
     return pd.DataFrame(rows, columns=["source", "class", "day", "slices", "acquired_at"])
 
@@ -71,12 +73,13 @@ def plan_demo(counts: Mapping[str, int], days: int, seed: int) -> pd.DataFrame:
 def write_acquisition(
     raw_dir: Path, truth_dir: Path, acquisition: Mapping, size: int, seed: int
 ) -> None:
-    """Make one acquisition (a row of `plan_demo`): its label image, then its OIR file."""
+    """Make one acquisition (a row of `plan_demo`): its label images, then its OIR file."""
     source = acquisition["source"]
     cells = draw_cells(source, acquisition["class"], size, seed)
-    pixels, labels = render(cells, acquisition["slices"], acquisition["day"], size, seed)
-    with atomic_path(_label_path(truth_dir, source)) as temporary:
-        Image.fromarray(labels).save(temporary, format="PNG")
+    pixels, parts = render(cells, acquisition["slices"], acquisition["day"], size, seed)
+    for path, labels in zip(_label_paths(truth_dir, source), parts.values(), strict=True):
+        with atomic_path(path) as temporary:
+            Image.fromarray(labels).save(temporary, format="PNG")
     write_oir(
         raw_dir / source,
         pixels,
@@ -87,8 +90,8 @@ def write_acquisition(
     )
 
 
-def _label_path(truth_dir: Path, source: str) -> Path:
-    return truth_dir / "masks" / Path(source).with_suffix(".png")
+def _label_paths(truth_dir: Path, source: str) -> list[Path]:
+    return [truth_dir / _LABELS[part] / Path(source).with_suffix(".png") for part in PARTS]
 
 
 def write_demo(
@@ -96,8 +99,8 @@ def write_demo(
     truth_dir: str | Path,
     counts: Mapping[str, int] = DEMO_COUNTS,
     *,
-    size: int = 640,
-    days: int = 6,
+    size: int = 400,
+    days: int = 10,
     seed: int = 0,
     workers: int = 2,
 ) -> pd.DataFrame:
@@ -110,8 +113,9 @@ def write_demo(
     Parameters
     ----------
     raw_dir, truth_dir : path
-        Folders for ``<class>/<day>/<name>.oir``, and for ``cells.csv`` and
-        ``masks/<class>/<day>/<name>.png``.
+        Folders for ``<class>/<day>/<name>.oir``, and for ``cells.csv`` and label images
+        ``<part>/<class>/<day>/<name>.png``, parts being ``masks`` (whole cells), ``nuclei`` and
+        ``granules``.
     counts : mapping of str to int
         Acquisitions by class.
     size : int
@@ -147,8 +151,7 @@ def write_demo(
         row
         for row in rows
         if anew
-        or not _holds(raw_dir / row["source"])
-        or not _holds(_label_path(truth_dir, row["source"]))
+        or not all(map(_holds, [raw_dir / row["source"], *_label_paths(truth_dir, row["source"])]))
     ]
     jobs = (delayed(write_acquisition)(raw_dir, truth_dir, row, size, seed) for row in missing)
     done = Parallel(workers, return_as="generator")(jobs)
@@ -235,8 +238,8 @@ def main() -> None:
         parser.add_argument(folder, type=from_caller, required=True, help="folder to write")
     for name, count in DEMO_COUNTS.items():
         parser.add_argument(f"--{name.lower()}", type=int, default=count, help="acquisitions")
-    parser.add_argument("--size", type=int, default=640, help="side of a field, px")
-    parser.add_argument("--days", type=int, default=6, help="acquisition days")
+    parser.add_argument("--size", type=int, default=400, help="side of a field, px")
+    parser.add_argument("--days", type=int, default=10, help="acquisition days")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes")
     options = vars(parser.parse_args())

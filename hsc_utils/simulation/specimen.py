@@ -1,34 +1,73 @@
 """What lies on the simulated slide: cells of three classes, and debris.
 
-Class shows in size, granularity and nucleus, with overlap, and in nothing else: the total
-autofluorescence of a cell, its height above the focal plane and what lies around it are
-drawn alike for all. Delays of light are in radians; distances named ``_px`` in pixels,
-``offset_px`` (row, column) from the middle of the window of SIDE x SIDE pixels that holds
-one object.
+Class shows in the traits of `TRAITS`, with overlap, and in how many cells share a field; in
+nothing else: the total autofluorescence of a cell, its height above the focal plane and what
+lies around it are drawn alike for all. Delays of light are in radians; distances named ``_px``
+in pixels, ``offset_px`` (row, column) from the middle of the window of SIDE x SIDE pixels that
+holds one object.
 """
 
 import zlib
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
+from scipy.spatial.distance import pdist, squareform
 
 PIXEL_SIZE_UM = 0.31
 WAVELENGTH_UM = 0.55
 SIDE = 64  # pixels, side of the window in which one object is drawn; even
 
-# Mean radius (px), nucleus over cell, granularity, and cells in a field of 640 x 640 px.
-CLASSES = {
-    "LT-HSC": (13.9, 0.80, 0.55, 12),
-    "ST-HSC": (15.2, 0.74, 1.45, 34),
-    "MPP": (17.0, 0.66, 0.85, 12),
+# Cells in a field of 640 x 640 px, the classes in the paper's order.
+DENSITY = {"LT-HSC": 12, "ST-HSC": 34, "MPP": 12}
+
+
+class Trait(NamedTuple):
+    """How a trait of cells is spread: normally about its class's mean, cut at its limits."""
+
+    meaning: str
+    means: tuple[float, float, float]  # of the classes in the order of `DENSITY`
+    spread: float  # standard deviation
+    limits: tuple[float, float]
+    seen_in: frozenset[str]  # light it needs: any of it, or all if `together`
+    together: bool = False
+
+
+# Light that a slice records.
+LIGHT = {"DIC": "transmitted", "Brightfield": "transmitted", "Autofluorescence": "emitted"}
+_ANY = frozenset(LIGHT.values())
+
+# Little in size, as the paper's models are said to look at texture. Of the rest, something shows
+# in transmitted light alone, something in emitted light alone, and something only to those who
+# see both at once: every cell has as many large granules, which delay light, as bright spots,
+# which emit it, and the classes differ in how many of them are the same.
+TRAITS = {
+    "radius_px": Trait("radius (px)", (14.3, 14.8, 15.5), 1.1, (11.5, 19.5), _ANY),
+    "nucleus_ratio": Trait(
+        "radius of the nucleus over the cell's", (0.72, 0.68, 0.67), 0.05, (0.5, 0.9), _ANY
+    ),
+    "granularity": Trait(
+        "small granules (in sixties)", (0.7, 2.0, 0.9), 0.5, (0.1, 5), frozenset({"transmitted"})
+    ),
+    "glow_in_spots": Trait(
+        "share of the glow in bright spots",
+        (0.15, 0.4, 0.8),
+        0.13,
+        (0, 0.95),
+        frozenset({"emitted"}),
+    ),
+    "spots_on_granules": Trait(
+        "share of bright spots that are large granules", (0.03, 0.97, 0.5), 0.1, (0, 1), _ANY, True
+    ),
 }
-_RADIUS_SPREAD, _NUCLEUS_SPREAD, _GRANULARITY_SPREAD = 1.15, 0.04, 0.3
-_OUT_OF_FOCUS = 0.12
+_OUT_OF_FOCUS = 0.05
 _TOUCHING = 0.15
 _CYTOPLASM_INDEX = 0.026  # refractive index above the medium's
 _NUCLEUS_INDEX = -0.007  # above the cytoplasm's
 _DELAY_PER_UM = 2 * np.pi / WAVELENGTH_UM
+_SPOTS = 5  # bright spots, and large granules, of every cell
 
 
 def generator(seed: int, *key: object) -> np.random.Generator:
@@ -39,25 +78,33 @@ def generator(seed: int, *key: object) -> np.random.Generator:
 def draw_cells(source: str, class_name: str, size: int, seed: int) -> pd.DataFrame:
     """Decide where the cells of one acquisition lie and what they are like, one row a cell."""
     rng = generator(seed, source, "cells")
-    mean_radius, nucleus, granules, density = CLASSES[class_name]
-    wanted = max(1, rng.poisson(density * (size / 640) ** 2 * rng.uniform(0.75, 1.25)))
-    radius = np.clip(rng.normal(mean_radius, _RADIUS_SPREAD, wanted), 11.5, 20.5)
-    centres = _place(rng, radius, size)
-    radius, count = radius[: len(centres)], len(centres)
+    wanted = max(1, rng.poisson(DENSITY[class_name] * (size / 640) ** 2 * rng.uniform(0.75, 1.25)))
+    traits = draw_traits(rng, class_name, wanted)
+    centres = _place(rng, traits["radius_px"].to_numpy(), size)
+    count = len(centres)
     far = rng.uniform(size=count) < _OUT_OF_FOCUS
-    away = rng.choice([-1, 1], count) * rng.uniform(4, 8, count)
-    return pd.DataFrame(
+    away = rng.choice([-1, 1], count) * rng.uniform(3, 6, count)
+    where = pd.DataFrame(
         {
             "source": source,
             "label": np.arange(1, count + 1),
             "y": centres[:, 0].round(3),
             "x": centres[:, 1].round(3),
-            "radius_px": radius.round(3),
             "class": class_name,
             "in_focus": ~far,
             "focus_um": np.where(far, away, rng.normal(0, 0.5, count)).round(3),
-            "nucleus_ratio": np.clip(rng.normal(nucleus, _NUCLEUS_SPREAD, count), 0.5, 0.9),
-            "granularity": granules * rng.lognormal(0, _GRANULARITY_SPREAD, count),
+        }
+    )
+    return where.join(traits)
+
+
+def draw_traits(rng: np.random.Generator, class_name: str, count: int) -> pd.DataFrame:
+    """Draw the traits of some cells of a class, one column a trait."""
+    number = list(DENSITY).index(class_name)
+    return pd.DataFrame(
+        {
+            name: rng.normal(trait.means[number], trait.spread, count).clip(*trait.limits).round(4)
+            for name, trait in TRAITS.items()
         }
     )
 
@@ -102,47 +149,67 @@ def outline(
     return (np.hypot(y, x) / (radius_px * radius)).astype(np.float32)
 
 
-def cell_delay(
-    rng: np.random.Generator,
-    offset_px: tuple[float, float],
-    radius_px: float,
-    nucleus_ratio: float,
-    granularity: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw one cell in a window: how it delays light, where it glows, and which pixels it is."""
+class Cell(NamedTuple):
+    """One cell in a window: how it delays light, where it glows, which pixels are what."""
+
+    delay: np.ndarray
+    glow: np.ndarray  # adds up to 1
+    inside: np.ndarray
+    nucleus: np.ndarray
+    granules: np.ndarray
+
+
+def draw_cell(
+    rng: np.random.Generator, offset_px: tuple[float, float], traits: Mapping[str, float]
+) -> Cell:
+    """Draw one cell as its traits say."""
+    radius_px, nucleus_ratio = traits["radius_px"], traits["nucleus_ratio"]
     distance = outline(rng, offset_px, radius_px, 0.035)
     body = np.sqrt(np.clip(1 - distance**2, 0, None))
     room = radius_px * (1 - nucleus_ratio) * 0.8
     turn, shift = rng.uniform(0, 2 * np.pi), room * np.sqrt(rng.uniform())
     centre = (offset_px[0] + shift * np.sin(turn), offset_px[1] + shift * np.cos(turn))
-    kernel = np.sqrt(
-        np.clip(1 - outline(rng, centre, radius_px * nucleus_ratio, 0.06) ** 2, 0, None)
-    )
+    within = outline(rng, centre, radius_px * nucleus_ratio, 0.06)
+    kernel = np.sqrt(np.clip(1 - within**2, 0, None))
     height_um = 2 * radius_px * PIXEL_SIZE_UM
     cytoplasm = np.clip(body - nucleus_ratio * kernel, 0, None)
     chromatin = gaussian_filter(rng.standard_normal((SIDE, SIDE), np.float32), 1.6) * kernel
-    granules = _granules(rng, offset_px, radius_px, centre, nucleus_ratio, granularity)
+    place = (offset_px, radius_px, centre, nucleus_ratio)
+    count = rng.poisson(60 * traits["granularity"] * (radius_px / 15) ** 2)
+    small = _dots(_scattered(rng, count, *place), rng.gamma(3, 1 / 3, count), 0.95)
+    points = _apart(_scattered(rng, 300, *place), 2 * _SPOTS)
+    alone = _SPOTS - round(traits["spots_on_granules"] * _SPOTS)
+    spots = _dots(points[:_SPOTS], rng.gamma(6, 1 / 6, _SPOTS), 1.35)
+    granules = 1.4 * small + 26.0 * _dots(points[alone : alone + _SPOTS], np.ones(_SPOTS), 1.6)
     delay = (
         _DELAY_PER_UM
         * height_um
         * (_CYTOPLASM_INDEX * body + _NUCLEUS_INDEX * nucleus_ratio * kernel)
         + 1.1 * chromatin
-        + 2.0 * granules
+        + granules
     )
-    glow = cytoplasm * height_um + 8 * granules  # as bright in total whatever the size
-    return delay.astype(np.float32), (glow / glow.sum()).astype(np.float32), distance < 1
+    # as bright in total whatever the size and the spots
+    share = traits["glow_in_spots"]
+    glow = (1 - share) * cytoplasm / cytoplasm.sum() + share * spots / spots.sum()
+    inside = distance < 1
+    return Cell(
+        delay.astype(np.float32),
+        glow.astype(np.float32),
+        inside,
+        inside & (within < 1),
+        inside & (granules > 0.15),
+    )
 
 
-def _granules(
+def _scattered(
     rng: np.random.Generator,
+    count: int,
     offset_px: tuple[float, float],
     radius_px: float,
     nucleus_px: tuple[float, float],
     nucleus_ratio: float,
-    granularity: float,
 ) -> np.ndarray:
-    """Scatter granules through the cytoplasm in depth and look at them from above."""
-    count = rng.poisson(60 * granularity * (radius_px / 15) ** 2)
+    """Scatter points through the cytoplasm in depth and look at them from above: (N, 2)."""
     points = rng.normal(size=(count, 3))
     points *= (
         0.92
@@ -152,18 +219,33 @@ def _granules(
     )
     points[:, :2] += offset_px
     from_nucleus = points - (*nucleus_px, 0)
-    points = points[np.linalg.norm(from_nucleus, axis=1) > radius_px * nucleus_ratio]
-    deposits = np.zeros((SIDE, SIDE), np.float32)
-    rows, columns = np.rint(points[:, :2]).astype(int).T + SIDE // 2
-    np.add.at(deposits, (rows, columns), rng.gamma(3, 1 / 3, len(points)))
-    return gaussian_filter(deposits, 0.95)
+    outside = np.linalg.norm(from_nucleus, axis=1) > radius_px * nucleus_ratio
+    return points[outside, :2]
+
+
+def _apart(points: np.ndarray, count: int) -> np.ndarray:
+    """Take the first points (count, 2) that lie 3.5 px apart, seen from above."""
+    gaps = squareform(pdist(points)) > 3.5
+    chosen = [0]
+    for number in range(1, len(points)):
+        if len(chosen) < count and gaps[number, chosen].all():
+            chosen.append(number)
+    return points[chosen]
+
+
+def _dots(points: np.ndarray, weights: np.ndarray, blur_px: float) -> np.ndarray:
+    """Draw points of some weights, the first ones', as blurred dots in a window."""
+    window = np.zeros((SIDE, SIDE), np.float32)
+    rows, columns = np.rint(points).astype(int).T + SIDE // 2
+    np.add.at(window, (rows, columns), weights[: len(points)])
+    return gaussian_filter(window, blur_px)
 
 
 def debris(
     rng: np.random.Generator, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Scatter fragments smaller than cells: their delay, glow, centres and heights."""
-    count = 1 + rng.poisson(9 * (size / 640) ** 2)
+    count = rng.poisson(10 * (size / 640) ** 2)
     delay, glow = np.zeros((2, count, SIDE, SIDE), np.float32)
     for k in range(count):
         distance = outline(rng, tuple(rng.uniform(-1, 1, 2)), rng.uniform(1.5, 5), 0.15)

@@ -16,12 +16,15 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from hsc_utils import simulation
 from hsc_utils.manifest import read_rejected
 from hsc_utils.preparation import prepare_images
-from hsc_utils.simulation import optics, simulate, specimen
+from hsc_utils.provenance import SIMULATED_NOTE
+from hsc_utils.simulation import optics, planted, simulate, specimen
 
 COUNTS = {"LT-HSC": 6, "ST-HSC": 6, "MPP": 6}
 SIZE = 448
+TYPICAL = {name: trait.means[2] for name, trait in specimen.TRAITS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +100,12 @@ def test_truth_and_label_images_agree(demo):
     for source, of_source in list(cells.groupby("source"))[::4]:
         labels = np.asarray(Image.open(folder / "truth/masks" / source.replace(".oir", ".png")))
         assert labels.dtype == np.uint16
+        for part in ("nuclei", "granules"):
+            of_part = np.asarray(
+                Image.open(folder / "truth" / part / source.replace(".oir", ".png"))
+            )
+            assert (of_part[of_part > 0] == labels[of_part > 0]).all()
+            assert 0.05 < (of_part > 0).sum() / (labels > 0).sum() < 0.9
         assert set(np.unique(labels)) - {0} == set(of_source["label"])
         assert list(of_source["label"]) == list(range(1, len(of_source) + 1))
         whole = of_source[
@@ -113,7 +122,8 @@ def test_truth_and_label_images_agree(demo):
 def test_slices_look_like_their_names():
     source = "ST-HSC/2024-03-04/field_001.oir"
     cells = specimen.draw_cells(source, "ST-HSC", 640, 1)
-    pixels, labels = optics.render(cells, 4, 0, 640, 1)
+    pixels, parts = optics.render(cells, 4, 0, 640, 1)
+    labels = parts["inside"]
     dic, brightfield, glow, dark = pixels.astype(float)
     focused = np.isin(labels, cells.loc[cells["in_focus"], "label"])
     empty = np.median(brightfield[labels == 0])
@@ -127,14 +137,17 @@ def test_slices_look_like_their_names():
 
 def test_light_is_redirected_but_hardly_lost():
     rng = np.random.default_rng(0)
-    delay = np.stack([specimen.cell_delay(rng, (0, 0), r, 0.7, 1.0)[0] for r in (12, 15, 18, 15)])
+    radii = (12, 15, 18, 15)
+    delay = np.stack(
+        [specimen.draw_cell(rng, (0, 0), TYPICAL | {"radius_px": r}).delay for r in radii]
+    )
     for added in optics.transmitted(delay, np.array([0.0, 0.5, -1.0, 6.0])):
         total = np.abs(added).sum(axis=(1, 2))
         assert (np.abs(added.sum(axis=(1, 2))) < 0.06 * total).all()
 
 
 def test_out_of_focus_cells_are_blurred():
-    delay = specimen.cell_delay(np.random.default_rng(0), (0, 0), 15, 0.7, 1.0)[0]
+    delay = specimen.draw_cell(np.random.default_rng(0), (0, 0), TYPICAL).delay
     sharp, blurred = optics.transmitted(np.stack([delay, delay]), np.array([0.0, 7.0]))[0]
     assert np.abs(np.diff(blurred)).max() < 0.5 * np.abs(np.diff(sharp)).max()
 
@@ -176,7 +189,7 @@ def test_cells_do_not_overlap_and_some_touch():
 def test_plan_follows_the_paper_whatever_the_class():
     plan = simulate.plan_demo(simulate.DEMO_COUNTS, days=6, seed=0)
     shares = pd.crosstab(plan["class"], plan["slices"], normalize="index")
-    np.testing.assert_allclose(shares.to_numpy(), [[1 / 6, 4 / 6, 1 / 6]] * 3)
+    np.testing.assert_allclose(shares.to_numpy(), [[0.05, 0.9, 0.05]] * 3, atol=0.03)
     assert (pd.crosstab(plan["class"], plan["day"]) >= 5).to_numpy().all()
     density = {
         name: np.mean([len(specimen.draw_cells(s, name, 640, 0)) for s in of_class["source"]])
@@ -198,9 +211,53 @@ def test_mean_brightness_says_little_about_class(demo):
     assert grouped_auroc(cut.mean(axis=(2, 3)), cells) < 0.64
 
 
-def test_size_and_texture_say_much_but_not_all(demo):
+def test_each_slice_alone_has_a_clearly_lower_ceiling():
+    table = simulation.ceilings(6000)["all"]
+    alone = table[table.index.str.endswith("alone")]
+    assert list(alone.index) == [f"{name} alone" for name in simulate.SLICE_NAMES[:3]]
+    assert 0.985 < table["all three slices"] < 0.9999
+    assert (alone < table["all three slices"] - 0.04).all()
+    assert table[f"only: {specimen.TRAITS['radius_px'].meaning}"] < 0.75
+
+
+def test_the_ceiling_is_that_of_the_traits_written_beside_the_acquisitions(demo):
     _, cells = demo
-    assert 0.9 < grouped_auroc(cells[["radius_px", "nucleus_ratio", "granularity"]], cells) < 0.999
+    found = grouped_auroc(cells[list(specimen.TRAITS)], cells)
+    assert found == pytest.approx(
+        simulation.ceilings(6000).loc["all three slices", "all"], abs=0.02
+    )
+
+
+def test_which_spots_are_granules_shows_in_no_slice_alone():
+    few, many = (
+        specimen.draw_cell(
+            np.random.default_rng(4), (0.2, -0.3), TYPICAL | {"spots_on_granules": share}
+        )
+        for share in (0, 1)
+    )
+    np.testing.assert_array_equal(few.glow, many.glow)  # the spots stay where they are
+    assert few.granules.sum() == pytest.approx(many.granules.sum(), rel=0.25)
+    assert few.delay.std() == pytest.approx(many.delay.std(), rel=0.1)
+    bright = many.glow > np.percentile(many.glow[many.inside], 92)
+    assert many.delay[bright].mean() > few.delay[bright].mean() + 0.5
+
+
+def test_what_was_planted_is_told_on_a_page(demo):
+    folder, cells = demo
+    planted.write_page(folder / "truth")
+    page = (folder / "truth" / "planted.md").read_text()
+    assert SIMULATED_NOTE in page
+    assert f"{len(cells):,} true cells" in page
+    for trait in specimen.TRAITS.values():
+        assert trait.meaning in page
+    for name in ("planted_cells.png", "planted_traits.png"):
+        assert name in page
+        assert np.asarray(Image.open(folder / "truth" / name)).std() > 10
+    assert len(
+        simulate.write_demo(
+            folder / "raw", folder / "truth", COUNTS, size=SIZE, days=2, seed=3, workers=1
+        )
+    ) == len(cells)  # the page is no foreign file
 
 
 def test_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path):
