@@ -21,6 +21,9 @@ SLICES = tuple(
 )
 IMBALANCE = ("weights", "sampler", "none")
 NORMALISATION = ("training", "imagenet")
+SCHEDULE = ("constant", "one-cycle")
+PRECISION = ("auto", "float32")
+BATCH_NORM = ("running", "clean")
 NEVER_RUN = "not trained yet, or interrupted"
 # the largest that each range of the augmentation may be
 _AUGMENTATION = {"flip": 1, "translation": 1, "rotation": 360, "zoom": 0.9}
@@ -88,6 +91,11 @@ class TrainingSettings:
         Backbone, see `training.build_model`.
     weights : str
         ``imagenet``, ``none``, a path, or ``auto`` (see `training.starting_weights`).
+    batch_norm : {"running", "clean"}
+        Statistics that batch normalisation uses outside training. ``running``: torch's average
+        over the batches of training, which are augmented and whose weights have moved since.
+        ``clean``: estimated anew before each validation, on training samples as they are stored
+        (Wu and Johnson 2021, arXiv 2105.07576), which a short training needs.
     seed : int
         Seed of the head, the order of samples and the augmentation.
     channels : tuple of int
@@ -99,7 +107,13 @@ class TrainingSettings:
     patience : int
         Epochs without a lower validation loss after which training stops.
     learning_rate : float
-        Adam's, constant.
+        Adam's; the highest of a ``one-cycle``.
+    schedule : {"constant", "one-cycle"}
+        ``constant``: the paper's. ``one-cycle``: the rate rises and falls once over
+        `max_epochs` (Smith and Topin 2019, arXiv 1708.07120), for short trainings.
+    precision : {"auto", "float32"}
+        ``auto``: 16 bits where the hardware computes with them, so that results differ between
+        machines. ``float32``: the same on any.
     imbalance : {"weights", "sampler", "none"}
         ``weights``: classes weighted in the loss by inverse frequency; ``sampler``: classes
         drawn equally often.
@@ -116,6 +130,9 @@ class TrainingSettings:
     max_epochs: int
     patience: int
     learning_rate: float
+    schedule: str = "constant"
+    precision: str = "auto"
+    batch_norm: str = "running"
     seed: int = 0
     channels: tuple[int, ...] = ALL_CHANNELS
     imbalance: str = "weights"
@@ -133,7 +150,9 @@ class TrainingSettings:
         for name, most in {"seed": 2**32 - 1, **_AUGMENTATION}.items():
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"{name}: {getattr(self, name)} is not from 0 to {most}.")
-        for name, allowed in (("imbalance", IMBALANCE), ("normalisation", NORMALISATION)):
+        choices = {"imbalance": IMBALANCE, "normalisation": NORMALISATION}
+        choices |= {"schedule": SCHEDULE, "precision": PRECISION, "batch_norm": BATCH_NORM}
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(
                     f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}."
@@ -217,6 +236,8 @@ class Run:
         As the directory's place says.
     config_file, history_file, predictions_file, scores_file, weights_file, record_file : Path
         The results, in the order they are made.
+    baselines_file : Path
+        What predictors that need no network reach on the samples judged.
     status_file : Path
         How the last attempt in batch ended.
     checkpoints : Path
@@ -233,6 +254,7 @@ class Run:
         self.scores_file = self.directory / "metrics.json"
         self.weights_file = self.directory / "model.safetensors"
         self.record_file = self.directory / "provenance.json"
+        self.baselines_file = self.directory / "baselines.csv"
         self.status_file = self.directory / "status.json"
         self.checkpoints = self.directory / "checkpoints"
         self.successor = self.directory / "successor"

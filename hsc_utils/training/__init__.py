@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "fit": ["device_name"],
         "models": [
+            "estimate_statistics",
             "PAPER_ARCHITECTURES",
             "WeightsError",
             "build_model",

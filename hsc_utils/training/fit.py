@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import lightning
@@ -22,10 +23,11 @@ from hsc_utils import metrics
 from hsc_utils.files import atomic_path, set_aside, shown_path, write_csv
 from hsc_utils.study import Run, RunConfig
 from hsc_utils.training import batches
-from hsc_utils.training.models import build_model
+from hsc_utils.training.models import build_model, estimate_statistics
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_CLEAN_SAMPLES = 256  # enough for a mean and a spread
 
 
 def fit(samples: pd.DataFrame, arrays: np.ndarray, run: Run, config: RunConfig) -> nn.Module:
@@ -44,6 +46,10 @@ def fit(samples: pd.DataFrame, arrays: np.ndarray, run: Run, config: RunConfig) 
     shares = subsets["train"]["class"].value_counts(normalize=True)[class_names].to_numpy()
     check_input_size(model, config)
     classifier = Classifier(model.to(memory_format=torch.channels_last), config, shares)
+    if config.batch_norm == "clean":
+        count = min(_CLEAN_SAMPLES, len(subsets["train"]))
+        chosen = subsets["train"].sample(count, random_state=config.seed)
+        classifier.clean = batches.ordered_batches(chosen, arrays, config)
     progress = _Progress(run, config)
     trainer = _trainer(config, progress)
     on_interrupt = signal.getsignal(signal.SIGINT)
@@ -61,8 +67,8 @@ def fit(samples: pd.DataFrame, arrays: np.ndarray, run: Run, config: RunConfig) 
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         raise MemoryError(
-            f"A batch of {config.batch_size} at {config.input_size} px does not fit into "
-            f"the memory of {device_name()}: lower batch_size first, then input_size."
+            f"A batch of {config.batch_size} at {config.input_size} px does not fit into the "
+            f"memory of {device_name(config.precision)}: lower batch_size first, then input_size."
         ) from error
     if not np.isfinite(progress.least_loss):
         raise ValueError(
@@ -110,11 +116,18 @@ class Classifier(lightning.LightningModule):
         self.register_buffer("class_weights", torch.tensor(weights, dtype=torch.float32), False)
         self.train_losses: list[Tensor] = []
         self.validated: list[tuple[Tensor, Tensor]] = []
+        self.clean: Iterable[tuple[Tensor, Tensor]] = ()
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Give Adam with the paper's constant learning rate."""
+    def configure_optimizers(self) -> dict:
+        """Give Adam, and the schedule of its learning rate."""
         # fused: one pass over the weights instead of ten
-        return torch.optim.Adam(self.parameters(), lr=self.config.learning_rate, fused=True)
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.config.learning_rate, fused=True)
+        if self.config.schedule == "constant":
+            return {"optimizer": optimizer}
+        cycle = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.config.learning_rate, self.trainer.estimated_stepping_batches
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
     def on_after_batch_transfer(self, batch: tuple, dataloader_idx: int) -> tuple:
         """Normalise a batch that has come to the device, and augment it in training."""
@@ -132,6 +145,13 @@ class Classifier(lightning.LightningModule):
         loss = functional.cross_entropy(self.model(images), labels, self.class_weights)
         self.train_losses.append(loss.detach())
         return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Estimate the statistics of batch normalisation on samples that are not augmented."""
+        if self.config.batch_norm == "clean":
+            pictures = (pixels.to(self.device) for pixels, _ in self.clean)
+            normalised = (batches.normalise(pixels, self.config) for pixels in pictures)
+            estimate_statistics(self.model, normalised)
 
     def validation_step(self, batch: tuple, batch_idx: int) -> None:
         """Keep the logits of a batch."""
@@ -233,7 +253,7 @@ def _trainer(config: RunConfig, progress: _Progress) -> lightning.Trainer:
     return lightning.Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=1,
-        precision=precision(),
+        precision=_precision(config.precision),
         max_epochs=config.max_epochs,
         callbacks=[*callbacks, TQDMProgressBar()] if interactive else callbacks,
         logger=False,
@@ -264,15 +284,19 @@ def predict(
     return table.join(pd.DataFrame(np.concatenate(probabilities), columns=columns))
 
 
-def device_name() -> str:
-    """Name the device that models train on, with the precision, for the record."""
+def device_name(precision: str = "float32") -> str:
+    """Name the device that models train on, with the precision (`TrainingSettings`)."""
+    bits = {"32-true": "float32", "bf16-mixed": "bfloat16", "16-mixed": "float16"}
+    kind = bits[_precision(precision)]
     if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()} ({precision()})"
-    return f"CPU, {torch.get_num_threads()} threads ({precision()})"
+        return f"{torch.cuda.get_device_name()} ({kind})"
+    return f"CPU, {torch.get_num_threads()} threads ({kind})"
 
 
-def precision() -> str:
+def _precision(asked: str) -> str:
     """Choose bfloat16 where the hardware computes with it, otherwise single precision."""
+    if asked == "float32":
+        return "32-true"
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
     capabilities = torch.cpu.get_capabilities()

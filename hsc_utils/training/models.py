@@ -3,6 +3,7 @@
 import re
 import threading
 import urllib.request
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
@@ -162,6 +163,37 @@ def _load(model: nn.Module, state: dict[str, Tensor], path: Path, architecture: 
             "of the same architecture, number of classes and number of slices."
         )
     model.load_state_dict(state)
+
+
+@torch.no_grad()
+def estimate_statistics(
+    model: nn.Module, inputs: Iterable[Tensor], norms: Sequence[nn.Module] | None = None
+) -> None:
+    """Estimate anew what batch normalisation takes for mean and spread, in place.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Left in evaluation mode.
+    inputs : iterable of Tensor
+        Batches as the model takes them, each float (N, C, H, W), on any device; every batch
+        counts alike.
+    norms : sequence of nn.Module, optional
+        Layers to estimate; None for every layer of the model that keeps such statistics.
+    """
+    model.eval()
+    if norms is None:
+        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the batches
+        norm.train()
+    for batch in inputs:
+        model(batch.to(next(model.parameters()).device))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
 
 
 def starting_weights(weights: str, architecture: str) -> str:

@@ -84,7 +84,8 @@ def train(
             "There is no test subset: the scores below are those of the validation subset, on "
             "which the kept epoch was chosen, and so flatter the model."
         )
-    work.record_file.unlink(missing_ok=True)
+    for outdated in (work.record_file, work.baselines_file):
+        outdated.unlink(missing_ok=True)
     config.write(work.config_file)
     if work.weights_file.exists() and work.history_file.exists():
         classes, channels = len(config.class_names), len(config.channels)
@@ -107,7 +108,7 @@ def train(
         inputs=inputs,
         seconds=float(work.history["seconds"].sum()),
         seed=config.seed,
-        device=fit.device_name(),
+        device=fit.device_name(config.precision),
         weights=config.weights_used,
         simulated=bool(samples["simulated"].any()),
     )
@@ -142,7 +143,8 @@ def _workplace(run: Run, config: RunConfig) -> Run:
 
 def _replace(run: Run, successor: Run) -> None:
     """Let a finished run take its place; cut off in between, the next call completes it."""
-    run.record_file.unlink(missing_ok=True)
+    for outdated in (run.record_file, run.baselines_file):
+        outdated.unlink(missing_ok=True)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     for file in successor.results:  # the record is the last
         if file.exists():

@@ -245,13 +245,18 @@ def stopped_after(monkeypatch, epochs, *arguments):
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
-@pytest.mark.parametrize("losses", [(0.5, 0.6, 0.7, 0.8, 0.9), (0.5, 0.4, 0.6, 0.9, 0.8)])
+@pytest.mark.parametrize(
+    ("losses", "schedule"),
+    [((0.5, 0.6, 0.7, 0.8, 0.9), "constant"), ((0.5, 0.4, 0.6, 0.9, 0.8), "one-cycle")],
+)
 def test_training_continues_after_the_last_epoch_not_the_best(
-    tmp_path, monkeypatch, capsys, losses
+    tmp_path, monkeypatch, capsys, losses, schedule
 ):
     cells, arrays = bright_squares(cells_per_image=1)
     monkeypatch.setattr(fit.Classifier, "on_validation_epoch_end", losses_by_epoch(*losses))
-    settings, whole, run = quick(max_epochs=5), Run(tmp_path / "whole"), Run(tmp_path / "cut")
+    norms = {"constant": "running", "one-cycle": "clean"}[schedule]
+    settings = quick(max_epochs=5, schedule=schedule, batch_norm=norms)
+    whole, run = Run(tmp_path / "whole"), Run(tmp_path / "cut")
     train(cells, arrays, whole.directory, settings)
     killed_after(3, cells, arrays, run.directory, settings)
     epochs = torch.load(run.checkpoints / "last.ckpt", weights_only=True)["epoch"] + 1
@@ -413,6 +418,40 @@ def test_images_one_channel_and_the_sampler(tmp_path):
     assert Run(tmp_path).predictions["id"].tolist() == images["image_id"].tolist()
 
 
+def test_the_rate_rises_and_falls_once_and_the_numbers_are_of_float32(tmp_path, monkeypatch):
+    cells, arrays = bright_squares(cells_per_image=2)
+    rates, kinds = [], set()
+
+    def note_rate(self, trainer, module, outputs, batch, batch_idx):
+        rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        kinds.add(trainer.precision)
+
+    monkeypatch.setattr(fit.EarlyStopping, "on_train_batch_end", note_rate)
+    settings = quick(max_epochs=5, schedule="one-cycle", precision="float32", batch_size=12)
+    train(cells, arrays, tmp_path, settings)
+    rates.pop()  # of a step that is never taken
+    top = int(np.argmax(rates))
+    assert max(rates) == pytest.approx(settings.learning_rate, rel=0.05)
+    assert len(rates) == 5 * 3 - 1 and 2 < top < 8
+    assert (np.diff(rates[: top + 1]) > 0).all() and (np.diff(rates[top:]) < 0).all()
+    assert rates[-1] < 0.05 * settings.learning_rate
+    assert kinds == {"32-true"} and "float32" in Run(tmp_path).record["device"]
+
+
+def test_clean_statistics_are_those_of_training_samples_as_they_are(tmp_path):
+    cells, arrays = bright_squares(cells_per_image=2)
+    train(cells, arrays, tmp_path, quick(max_epochs=2, batch_norm="clean", batch_size=18))
+    model, config = models.load_run(tmp_path)
+    order = cells[cells["split"] == "train"].sample(36, random_state=config.seed)["row"]
+    inputs = batches.to_input(arrays[order], config)
+    with torch.inference_mode():
+        seen = [model.conv1(half) for half in inputs.split(18)]
+    expected = torch.stack([each.mean((0, 2, 3)) for each in seen]).mean(0)
+    torch.testing.assert_close(model.bn1.running_mean, expected, rtol=1e-4, atol=1e-5)
+    spread = torch.stack([each.var((0, 2, 3)) for each in seen]).mean(0)
+    torch.testing.assert_close(model.bn1.running_var, spread, rtol=1e-4, atol=1e-5)
+
+
 def test_a_class_without_a_test_sample_is_scored_around(tmp_path):
     cells, arrays = bright_squares(cells_per_image=1)
     rare = cells["class"].eq("MPP") & cells["split"].ne("train")
@@ -437,6 +476,9 @@ def test_class_weights_balance_the_loss(finished):
     [
         ({"imbalance": "oversample"}, "imbalance: 'oversample' is not one of weights"),
         ({"normalisation": "minmax"}, "normalisation: 'minmax'"),
+        ({"schedule": "cosine"}, "schedule: 'cosine' is not one of constant, one-cycle"),
+        ({"batch_norm": "frozen"}, "batch_norm: 'frozen' is not one of running, clean"),
+        ({"precision": "float16"}, "precision: 'float16'"),
         ({"batch_size": 0}, "batch_size: 0 is not above 0"),
         ({"channels": []}, "channels:"),
         ({"channels": [3]}, r"channels: \[3\] must name"),
