@@ -119,13 +119,29 @@ def intervals(
         ``(low, high)`` for each of `SCORES`; NaN where no interval can be given: a class with
         fewer than `MIN_IMAGES` images, or a score of exactly 0 or 1.
     """
-    truth, probabilities = _checked(y_true, probabilities, class_names)
-    codes, units = sampling_units(truth, images, groups)
-    sums = sums_by_image(truth, probabilities, codes)
-    scored = [weighted_scores(leave_one_out(unit), sums)[0] for unit in units]
+    scored = scores_without_each(y_true, probabilities, class_names, images, groups)
     return {
         key: widest_interval([each[key] for each in scored], coverage, logit=True) for key in SCORES
     }
+
+
+def scores_without_each(
+    y_true: Sequence,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    images: Sequence,
+    groups: Sequence | None = None,
+) -> list[dict[str, np.ndarray]]:
+    """Score all samples, and then without each image in turn; and so with groups, where they count.
+
+    Arguments are as in `intervals`. Two models' arrays (1 + U,) on the same samples may be
+    subtracted, and `widest_interval` of the differences judges the two as a pair; the list is
+    empty where nothing may be left out (see `sampling_units`).
+    """
+    truth, probabilities = _checked(y_true, probabilities, class_names)
+    codes, units = sampling_units(truth, images, groups)
+    sums = sums_by_image(truth, probabilities, codes)
+    return [weighted_scores(leave_one_out(unit), sums)[0] for unit in units]
 
 
 def sampling_units(
@@ -205,14 +221,25 @@ def widest_interval(
     """
     if not scored or np.isnan(scored[0][0]):
         return np.nan, np.nan
-    values = [special.logit(np.clip(s, 1e-6, 1 - 1e-6)) if logit else s for s in scored]
-    if logit and scored[0][0] in (0, 1):
-        return np.nan, np.nan
-    width = max(half_width([jackknife(v[1:])], coverage) for v in values)
+    width = max(half_width([jackknife(values[1:])], coverage) for values in scored)
     if width == 0:  # no unit moves the score, which says nothing about others
         return np.nan, np.nan
-    ends = np.array([values[0][0] - width, values[0][0] + width])
-    return tuple(map(float, special.expit(ends) if logit else ends))
+    estimate = float(scored[0][0])
+    return logit_interval(estimate, width) if logit else (estimate - width, estimate + width)
+
+
+def logit_interval(estimate: float, width: float) -> tuple[float, float]:
+    """Lay an interval about a score in [0, 1] so that it stays within; NaN at 0 and 1.
+
+    `width` is half an interval on the plain scale; the delta method brings it to the logit scale.
+    Logits of the leave-one-out values themselves would not do: near a perfect score some of these
+    are 1, and one such value would make the interval all of [0, 1].
+    """
+    if not 0 < estimate < 1:
+        return np.nan, np.nan
+    reach = width / (estimate * (1 - estimate))
+    middle = special.logit(estimate)
+    return float(special.expit(middle - reach)), float(special.expit(middle + reach))
 
 
 def caution(truth: Sequence, images: Sequence, groups: Sequence | None = None) -> str:

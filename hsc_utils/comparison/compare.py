@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import stats
 from sklearn.metrics import roc_curve
 
 from hsc_utils import metrics
@@ -287,10 +287,10 @@ def compare(
 ) -> pd.DataFrame:
     """Put scores and differences into one table, with intervals over images, groups and seeds.
 
-    The variance over images (or groups, if larger) of the mean over seeds is a jackknife's, on
-    the logit scale for scores; to it comes the variance of that mean between seeds, if there are
-    several; the degrees of freedom are Satterthwaite's. ``benchmarks/coverage.py`` measures what
-    the intervals cover and how often equal models are called different.
+    The variance over images (or groups, if larger) of the mean over seeds is a jackknife's, laid
+    about a score by `metrics.logit_interval`; to it comes the variance of that mean between seeds,
+    if there are several; the degrees of freedom are Satterthwaite's. ``benchmarks/coverage.py``
+    measures what the intervals cover and how often equal models are called different.
 
     Parameters
     ----------
@@ -333,12 +333,9 @@ def _score(by_seed: pd.DataFrame, coverage: float) -> dict[str, float]:
     """Describe one score of a model: its values (unit left out × seed)."""
     whole, mean = by_seed.loc["whole"].iloc[0], by_seed.mean(axis=1)
     estimate = mean.loc["whole"].iloc[0]
-    low = high = np.nan
-    if 0 < estimate < 1:
-        seeds = _between_seeds(special.logit(whole.clip(1e-6, 1 - 1e-6)))
-        parts = _widest(special.logit(mean.clip(1e-6, 1 - 1e-6)), seeds)
-        width = metrics.half_width(parts, coverage) if parts else np.nan
-        low, high = special.expit(special.logit(estimate) + np.array([-width, width]))
+    parts = _widest(mean, _between_seeds(whole))
+    width = metrics.half_width(parts, coverage) if parts else np.nan
+    low, high = metrics.logit_interval(estimate, width)
     return {
         "estimate": estimate,
         "low": low,

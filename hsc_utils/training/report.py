@@ -207,14 +207,10 @@ def levels_side_by_side(cell_run: Run, image_run: Run) -> pd.DataFrame:
     rows, without = {}, []
     for name, table in tables.items():
         table = table.sort_values("image_id")
-        units = table["class"], table["image_id"], table.get("group")
-        codes, kinds = metrics.sampling_units(*units)
-        truth = pd.Index(class_names).get_indexer(table["class"])
-        probabilities = metrics.probability_matrix(table, class_names)
-        sums = metrics.sums_by_image(truth, probabilities, codes)
-        without.append([metrics.weighted_scores(metrics.leave_one_out(k), sums)[0] for k in kinds])
-        scores = metrics.score(truth, probabilities, class_names)
-        intervals = metrics.intervals(truth, probabilities, class_names, *units[1:])
+        truth, units = table["class"], (table["image_id"], table.get("group"))
+        arguments = truth, metrics.probability_matrix(table, class_names), class_names
+        without.append(metrics.scores_without_each(*arguments, *units))
+        scores, intervals = metrics.score(*arguments), metrics.intervals(*arguments, *units)
         rows[name] = {"images": len(table)} | {
             _SCORE_NAMES[key]: f"{_number(scores[key])} ({_range(intervals[key])})"
             for key in _COMPARED
