@@ -57,7 +57,9 @@ def learning_curves(history: pd.DataFrame, note: str = "") -> Figure:
 def confusion(
     counts: Sequence[Sequence[int]], class_names: Sequence[str], note: str = ""
 ) -> Figure:
-    """Draw a confusion matrix in counts and as shares of each true class (the paper's Figure 6).
+    """Draw a confusion matrix in counts and as shares of each true class.
+
+    For cells this is the counterpart of the paper's Figure 6.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ import pytest
 from hsc_utils.files import ROOT
 
 PACKAGE = ROOT / "hsc_utils"
-STEPS = ("preparation", "detection", "training", "comparison", "explanation")
+STEPS = ("preparation", "detection", "training", "comparison", "explanation", "shortcuts")
 GROUND = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
 ROOMS = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py"]
 

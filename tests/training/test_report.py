@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hsc_utils.files import write_json
+from hsc_utils import metrics, paper
+from hsc_utils.files import ROOT, write_json
 from hsc_utils.study import Run, RunConfig
 from hsc_utils.training import report
 from hsc_utils.training.train import score_predictions
@@ -144,3 +145,22 @@ def test_reliability_counts_every_test_sample(write_run, run):
     table = report.reliability(write_run("more", with_others))
     assert table["samples"].sum() == 12
     assert (table["accuracy"] * table["samples"]).sum() == pytest.approx(8)
+
+
+@pytest.mark.parametrize(
+    ("level", "name"), [("image", "03_image_level_training"), ("cell", "04_cell_level_training")]
+)
+def test_what_the_notebooks_say_of_the_papers_scores_follows_from_them(level, name):
+    counts = paper.counts()[f"{level}s"]
+    sensitivity = np.array([0.9, 0.8, 0.6])  # any three, of equally common classes
+    confusion = np.diag(100 * sensitivity) + (1 - np.eye(3)) * 50 * (1 - sensitivity)[:, None]
+    balanced = metrics.scores_of_confusion(confusion[None])["balanced_accuracy"][0]
+    assert (4 * balanced - 1) / 3 == pytest.approx(sensitivity.mean())
+    reported = paper.scores().loc[(level, "densenet169"), "balanced_accuracy"]
+    text = (ROOT / "notebooks" / f"{name}.ipynb").read_text()
+    assert f"the paper's {reported:.3f} would stand" in text
+    assert f"a mean sensitivity of about {(4 * reported - 1) / 3:.3f}" in text
+    share = f"{counts['ST-HSC'] / counts.sum():.1%}".replace("%", " %")
+    assert counts.idxmax() == "ST-HSC"
+    assert f"right for {share} of the paper's {level}s" in text
+    assert f"({counts['ST-HSC']:,} of {counts.sum():,})" in text
