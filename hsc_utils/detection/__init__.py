@@ -15,7 +15,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "tuning": [
             "agreement_between",
             "best_of_each",
+            "grid_findings",
             "make_grid",
+            "method_differences",
             "rank_methods",
             "run_trials",
             "score_trials",

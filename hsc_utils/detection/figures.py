@@ -16,8 +16,8 @@ from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
 from hsc_utils import drawing
+from hsc_utils.detection.tuning import METHOD_NAMES
 
-_NAMES = {"log": "LoG", "dog": "DoG", "doh": "DoH"}
 _COLOURS = {"log": "#0072B2", "dog": "#E69F00", "doh": "#009E73"}
 _MARKERS = {"log": "o", "dog": "s", "doh": "^"}
 
@@ -38,7 +38,7 @@ def overlays(
     for row, image in enumerate(images.values()):
         for panel, (method, of_images) in zip(axes[row], found.items(), strict=True):
             draw_cells(panel, image, of_images[row], None if truth is None else truth[row])
-            panel.set_title(f"{_NAMES[method]}: {len(of_images[row])} found", fontsize=8)
+            panel.set_title(f"{METHOD_NAMES[method]}: {len(of_images[row])} found", fontsize=8)
     return drawing.finish(figure, note)
 
 
@@ -78,31 +78,33 @@ def draw_cells(panel: Axes, image: NDArray, found: NDArray, truth: NDArray | Non
 
 
 def precision_recall(scores: pd.DataFrame, note: str = "") -> Figure:
-    """Draw precision against recall of `score_trials`, the best of each method ringed."""
-    figure, panel = drawing.new_figure(size=(5.6, 4.2))
+    """Draw precision against recall of `score_trials`, the chosen one of each method ringed."""
+    figure, panel = drawing.new_figure(size=(6.4, 4.2))
     for method, of_method in scores.groupby("method", sort=False):
-        dots = {"color": _COLOURS[method], "marker": _MARKERS[method], "label": _NAMES[method]}
+        look = {"color": _COLOURS[method], "marker": _MARKERS[method]}
         points = of_method[["recall", "precision"]].to_numpy()
-        panel.scatter(*points.T, s=26, alpha=0.6, linewidths=0, **dots)
+        panel.scatter(*points.T, s=26, alpha=0.6, linewidths=0, label=METHOD_NAMES[method], **look)
         ring = {"facecolors": "none", "edgecolors": _COLOURS[method], "linewidths": 1.8}
         panel.scatter(*points[0], s=110, **ring)
     panel.set(xlabel="Recall", ylabel="Precision", xlim=(None, 1.02), ylim=(None, 1.02))
-    panel.legend(title="Ring: best F1", frameon=False, loc="lower left")
+    panel.legend(title="Ring: chosen", frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return drawing.finish(figure, note)
 
 
 def settings_map(scores: pd.DataFrame, value: str, label: str, note: str = "") -> Figure:
     """Draw a column of `score_trials`, in [0, 1]: thresholds across, sizes down, methods apart."""
     methods = list(dict.fromkeys(scores["method"]))
-    size = (2.8 * len(methods), 3.0)
+    ranges = len(scores[["min_sigma", "max_sigma"]].drop_duplicates())
+    size = (2.8 * len(methods), 1.6 + 0.28 * ranges)
     figure, axes = drawing.new_figure(1, len(methods), size=size, squeeze=False, sharey=True)
-    sizes = scores["min_sigma"].map("{:g} to ".format) + scores["max_sigma"].map("{:g}".format)
     for panel, method in zip(axes[0], methods, strict=True):
-        of_method = scores.assign(sizes=sizes)[scores["method"] == method]
-        grid = of_method.pivot_table(value, "sizes", "threshold", sort=False).sort_index(axis=1)
+        of_method = scores[scores["method"] == method]
+        # by size, not by rank: the panels share their rows
+        grid = of_method.pivot_table(value, ["min_sigma", "max_sigma"], "threshold")
+        grid.index = [f"{low:g} to {high:g}" for low, high in grid.index]
         numbers = {"annot": True, "fmt": ".2f", "annot_kws": {"fontsize": 8}}
         sns.heatmap(grid, vmin=0, vmax=1, cmap="cividis", cbar=False, ax=panel, **numbers)
-        panel.set(title=_NAMES[method], xlabel="Threshold", ylabel="")
+        panel.set(title=METHOD_NAMES[method], xlabel="Threshold", ylabel="")
         panel.tick_params(axis="y", rotation=0)
     axes[0, 0].set_ylabel("Sigma, smallest to largest (px)")
     figure.suptitle(label, fontsize=10)

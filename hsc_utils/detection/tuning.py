@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.spatial import distance
 from tqdm.contrib.concurrent import thread_map
 
 from hsc_utils import metrics
@@ -24,6 +25,10 @@ from hsc_utils.detection.matching import match_detections, shares
 from hsc_utils.files import from_root, no_bar, read_rgb
 
 GRID = ("method", "min_sigma", "max_sigma", "threshold")
+METHOD_NAMES = {"log": "LoG", "dog": "DoG", "doh": "DoH"}
+_WORDS = {"min_sigma": "smallest size", "max_sigma": "largest size", "threshold": "threshold"}
+_MANY_AT_ENDS = 0.2  # a share of cells at the ends of the range that is worth a word
+_EQUAL = 0.01  # settings whose values lie this near the best are as good, to a cell or so
 
 
 @dataclass(frozen=True)
@@ -123,11 +128,13 @@ def score_trials(trials: Trials, truth: pd.DataFrame | None, max_distance: float
     Returns
     -------
     DataFrame
-        One row a setting (index), best first within each method: its values; ``cells`` and
-        ``seconds`` an image; ``at_ends``, the share of cells of the smallest or largest size;
-        ``stability``, the mean F1 against the settings one step away; ``agreement``, against
-        the setting of each other method that agrees best; with truth also ``precision``,
-        ``recall``, ``f1``, ``error`` (px), ``found_twice`` and ``found_as_one``, over all images
+        One row a setting (index), best first within each method; of those within 0.01 of the
+        best, which is a cell or so, the one farthest inside the grid comes first. Columns: its
+        values; ``cells`` and ``seconds`` an image; ``at_ends``, the share of cells of the
+        smallest or largest size; ``stability``, the mean F1 against the settings one step away;
+        ``agreement``, against the setting of each other method that agrees best; with truth
+        also ``precision``, ``recall``, ``f1``, ``error`` (px), ``found_twice`` and ``merged``
+        (detections whose circle holds several true centres), over all images
         together; and ``rank_by``, the value ranked by.
     """
     grouped = trials.table.groupby("setting")
@@ -165,9 +172,68 @@ def score_trials(trials: Trials, truth: pd.DataFrame | None, max_distance: float
             )
         pooled = [_pooled(_matched(trials, n, centres, max_distance)) for n in scores.index]
         scores = scores.join(pd.DataFrame(pooled, index=scores.index))
+        scores["merged"] = [
+            sum(_merged(trials.found[number, i], there) for i, there in centres.items())
+            for number in scores.index
+        ]
         scores["rank_by"] = scores["f1"]
-    ranked = scores.sort_values("rank_by", ascending=False, kind="stable")
-    return pd.concat([ranked[ranked["method"] == method] for method in dict.fromkeys(methods)])
+    best = scores.groupby("method")["rank_by"].transform("max")
+    edges = _at_edges(scores).sum(axis=1).where(scores["rank_by"] >= best - _EQUAL, len(GRID))
+    order = scores.assign(edges=edges)
+    order = order.sort_values(["edges", "rank_by"], ascending=[True, False], kind="stable").index
+    return pd.concat([scores.loc[order][methods[order] == m] for m in dict.fromkeys(methods)])
+
+
+def _at_edges(scores: pd.DataFrame) -> pd.DataFrame:
+    """Tell for each setting which of its values are the first or last of several tried."""
+    of_method = scores.groupby("method")[[*GRID[1:]]]
+    lowest, highest = of_method.transform("min"), of_method.transform("max")
+    values = scores[[*GRID[1:]]]
+    return (lowest < highest) & ((values == lowest) | (values == highest))
+
+
+def grid_findings(scores: pd.DataFrame) -> list[str]:
+    """Say in sentences where the grid itself decided what was found.
+
+    Of each method in `score_trials`'s table: whether its best settings lie at the edge of the
+    grid, which thresholds change nothing, and whether many cells have a size at the range's end.
+    """
+    at_edges, sentences = _at_edges(scores), []
+    for method, number in best_of_each(scores).items():
+        name, of_method = METHOD_NAMES[method], scores[scores["method"] == method]
+        best, edges = scores.loc[number], at_edges.loc[number]
+        if edges.any():
+            where = ", ".join(f"{_WORDS[k]} {best[k]:g}" for k in edges.index[edges])
+            sentences.append(
+                f"{name}: its best settings lie at the edge of the grid ({where}), so better ones "
+                "may lie beyond: widen the grid there."
+            )
+        else:
+            sentences.append(f"{name}: its best settings lie inside the grid.")
+        for alike in _alike(of_method):
+            sentences.append(
+                f"{name}: thresholds {' and '.join(map('{:g}'.format, alike))} find the same "
+                "cells, whatever the sizes: nothing has a response between them."
+            )
+        if best["at_ends"] > _MANY_AT_ENDS:
+            fitting = of_method.loc[of_method["at_ends"] <= _MANY_AT_ENDS, "rank_by"].max()
+            worse = f"; ranges that hold more of them rank lower ({fitting:.3f} at best)"
+            sentences.append(
+                f"{name}: {best['at_ends']:.0%} of the cells have the smallest or largest size "
+                "tried, so its sizes say little of how large cells are"
+                f"{'' if np.isnan(fitting) else worse}."
+            )
+    return sentences
+
+
+def _alike(of_method: pd.DataFrame) -> list[list[float]]:
+    """Group the thresholds of one method that find the same cells with every range of sizes."""
+    by_size = of_method.sort_values(["min_sigma", "max_sigma"])
+    groups: dict[bytes, list[float]] = {}
+    for threshold, part in by_size.groupby("threshold"):
+        found = part[["cells", "at_ends", "agreement"]].to_numpy().tobytes()
+        groups.setdefault(found, []).append(threshold)
+    return [alike for alike in groups.values() if len(alike) > 1]
 
 
 def best_of_each(scores: pd.DataFrame) -> dict[str, int]:
@@ -176,35 +242,66 @@ def best_of_each(scores: pd.DataFrame) -> dict[str, int]:
     return dict(zip(best["method"], best.index.tolist(), strict=True))
 
 
-def rank_methods(
+def method_differences(
     trials: Trials, scores: pd.DataFrame, truth: pd.DataFrame | None, max_distance: float
-) -> list[str]:
-    """Say in sentences whether the methods, each at its best settings, differ in F1.
+) -> pd.DataFrame:
+    """Compare every two methods, each at its best settings, by F1 and by precision.
 
-    Arguments are those of `score_trials` and what it returned. Each method beside the best gets
-    the difference, with its jackknife interval over the images (`metrics.widest_interval`).
+    Parameters
+    ----------
+    trials, truth, max_distance
+        As for `score_trials`.
+    scores : DataFrame
+        What `score_trials` returned.
+
+    Returns
+    -------
+    DataFrame
+        One row a score (``f1``, ``precision``) and pair: ``method`` (the one with the higher F1),
+        ``against``, their scores ``value`` and ``value_against`` over all images together, and
+        ``estimate``, the difference, with its 95 % jackknife interval over the images (``low``,
+        ``high``; see `metrics.widest_interval`), NaN where no image alone moves it or ``images``
+        are fewer than `metrics.MIN_IMAGES`. No row without truth.
     """
+    columns = ["method", "against", "score", "value", "value_against"]
+    columns += ["estimate", "low", "high", "images"]
     if truth is None:
-        return ["Without true centres nobody can say which method finds the cells best."]
+        return pd.DataFrame(columns=columns)
     centres = _true_centres(trials, truth)
     weights = metrics.leave_one_out(np.arange(len(centres)))
-    f1 = {}
+    by_score: dict[str, dict[str, NDArray]] = {"f1": {}, "precision": {}}
     for method, number in best_of_each(scores).items():
         matched = _matched(trials, number, centres, max_distance)
-        sizes = weights @ (matched["found"] + matched["true"])
-        f1[method] = weights @ (2 * matched["matched"]) / np.maximum(sizes, 1)
-    first, *others = sorted(f1, key=lambda method: -f1[method][0])
+        hits, found = weights @ matched["matched"], weights @ matched["found"]
+        by_score["f1"][method] = 2 * hits / np.maximum(found + weights @ matched["true"], 1)
+        by_score["precision"][method] = hits / np.maximum(found, 1)
+    order = sorted(by_score["f1"], key=lambda method: -by_score["f1"][method][0])
+    rows = []
+    for score, (one, other) in itertools.product(by_score, itertools.combinations(order, 2)):
+        ours, theirs = by_score[score][one], by_score[score][other]
+        enough = len(centres) >= metrics.MIN_IMAGES
+        ends = metrics.widest_interval([ours - theirs] * enough, 0.95)
+        values = ours[0], theirs[0], ours[0] - theirs[0]
+        rows.append((one, other, score, *values, *ends, len(centres)))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def rank_methods(differences: pd.DataFrame) -> list[str]:
+    """Say in sentences which methods of `method_differences` differ in F1."""
+    if differences.empty:
+        return ["Without true centres nobody can say which method finds the cells best."]
     sentences = []
-    for other in others:
-        gap = f1[first] - f1[other]
-        end = f", too few images to say ({metrics.MIN_IMAGES} are needed)"
-        if len(centres) >= metrics.MIN_IMAGES:
-            low, high = metrics.widest_interval([gap], 0.95)
-            verdict = f"{first.upper()} finds them better" if low > 0 else "not told apart"
-            shown = "" if np.isnan(low) else f" ({low:+.3f} to {high:+.3f})"
-            end = f"{shown}, {verdict}"
-        names = f"{first.upper()} {f1[first][0]:.3f}, {other.upper()} {f1[other][0]:.3f}"
-        sentences.append(f"F1 of {names}: {gap[0]:+.3f}{end}.")
+    for row in differences[differences["score"] == "f1"].itertuples():
+        name, other = METHOD_NAMES[row.method], METHOD_NAMES[row.against]
+        if row.images < metrics.MIN_IMAGES:
+            end = f", too few images to say ({metrics.MIN_IMAGES} are needed)"
+        elif np.isnan(row.low):
+            end = ", not told apart"
+        else:
+            end = f" ({row.low:+.3f} to {row.high:+.3f}), "
+            end += f"{name} finds them better" if row.low > 0 else "not told apart"
+        values = f"{name} {row.value:.3f}, {other} {row.value_against:.3f}"
+        sentences.append(f"F1 of {values}: {row.estimate:+.3f}{end}.")
     return sentences
 
 
@@ -235,9 +332,15 @@ def _matched(
     return pd.DataFrame([match_detections(*pair, max_distance) for pair in found])
 
 
+def _merged(found: NDArray[np.float64], centres: NDArray) -> int:
+    """Count the detections whose circle, of radius 1.41 sigma, holds several true centres."""
+    apart = distance.cdist(found[:, :2], centres.reshape(-1, 2))
+    return int(((apart <= np.sqrt(2) * found[:, 2:]).sum(axis=1) > 1).sum())
+
+
 def _pooled(matched: pd.DataFrame) -> dict[str, float]:
     """Score all images together, as if they were one."""
-    total = matched[["matched", "found", "true", "found_twice", "found_as_one"]].sum()
+    total = matched[["matched", "found", "true", "found_twice"]].sum()
     error = (matched["error"] * matched["matched"]).sum() / max(total["matched"], 1)
     scores = shares(*total[["matched", "found", "true"]])
-    return scores | {"error": error, **total[["found_twice", "found_as_one"]]}
+    return scores | {"error": error, "found_twice": total["found_twice"]}

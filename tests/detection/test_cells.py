@@ -597,27 +597,96 @@ def found_by(
     return trials, pd.DataFrame({"method": list(hits)}), truth
 
 
+def ranked(trials: tuning.Trials, scores: pd.DataFrame, truth: pd.DataFrame | None) -> list[str]:
+    return tuning.rank_methods(tuning.method_differences(trials, scores, truth, 6))
+
+
+def test_a_method_that_adds_false_alarms_loses_precision_and_keeps_its_cells():
+    hits = [9, 10, 8, 9, 10, 7, 9, 10]
+    trials, scores, truth = found_by({"log": hits, "dog": hits}, 10)
+    for name in {name for _, name in trials.found}:
+        far = np.array([[500.0, 500.0, 8.0], [900.0, 500.0, 8.0]])
+        trials.found[1, name] = np.vstack([trials.found[1, name], far])
+    table = tuning.method_differences(trials, scores, truth, 6).set_index("score")
+    assert table[["method", "against"]].to_numpy().tolist() == [["log", "dog"]] * 2
+    assert table.loc["precision", "value"] == 1
+    assert table.loc["precision", "value_against"] == pytest.approx(72 / 88)
+    assert table.loc["precision", "low"] > 0 and table.loc["f1", "low"] > 0
+
+
+def trial_scores(**columns: list) -> pd.DataFrame:
+    table = {"method": "log", "min_sigma": 8.0, "max_sigma": 13.0, "agreement": 1.0, "cells": 9.0}
+    return pd.DataFrame(table | {"at_ends": 0.1, "rank_by": 0.9} | columns)
+
+
+def test_findings_say_where_the_grid_decided():
+    inside = trial_scores(threshold=[0.2, 0.1, 0.4], cells=[9.0, 12.0, 5.0])
+    assert tuning.grid_findings(inside) == ["LoG: its best settings lie inside the grid."]
+    edge, alike = tuning.grid_findings(trial_scores(threshold=[0.4, 0.2, 0.1], cells=[5, 9, 9]))
+    assert "at the edge of the grid (threshold 0.4), so better" in edge
+    assert "thresholds 0.1 and 0.2 find the same cells" in alike
+    sizes = trial_scores(threshold=0.2, max_sigma=[13.0, 11.0, 16.0], at_ends=[0.55, 0.9, 0.1])
+    assert tuning.grid_findings(sizes.assign(rank_by=[0.97, 0.9, 0.8]))[1] == (
+        "LoG: 55% of the cells have the smallest or largest size tried, so its sizes say little of "
+        "how large cells are; ranges that hold more of them rank lower (0.800 at best)."
+    )
+
+
+def test_of_equal_settings_the_one_inside_the_grid_is_best():
+    grid = tuning.make_grid({"log": [0.1, 0.2, 0.3]}, [8.0], [13.0], DetectionSettings())
+    found = {(number, "i0"): np.array([[9.0, 9.0, 8.0]]) for number in range(3)}
+    rows = [(n, "log", 8.0, 13.0, s.threshold, "i0", 1, 0.1, 0.0) for n, s in enumerate(grid)]
+    names = ["setting", *tuning.GRID, "image_id", "cells", "seconds", "at_ends"]
+    trials = tuning.Trials(grid, found, pd.DataFrame(rows, columns=names))
+    truth = pd.DataFrame({"image_id": ["i0"], "y": [9.0], "x": [9.0]})
+    assert tuning.best_of_each(tuning.score_trials(trials, truth, 6)) == {"log": 1}
+
+
+def test_a_better_setting_at_the_edge_is_best_if_it_is_more_than_a_cell_better():
+    hits = {0.1: 10, 0.2: 9, 0.3: 5}
+    grid = tuning.make_grid({"log": [*hits]}, [8.0], [13.0], DetectionSettings())
+    centres = np.stack([np.arange(10) * 20.0, np.zeros(10), np.full(10, 8.0)], axis=1)
+    found = {(n, "i0"): centres[:count] for n, count in enumerate(hits.values())}
+    rows = [(n, "log", 8.0, 13.0, s.threshold, "i0", 1, 0.1, 0.0) for n, s in enumerate(grid)]
+    names = ["setting", *tuning.GRID, "image_id", "cells", "seconds", "at_ends"]
+    trials = tuning.Trials(grid, found, pd.DataFrame(rows, columns=names))
+    truth = pd.DataFrame(centres[:, :2], columns=["y", "x"]).assign(image_id="i0")
+    assert tuning.score_trials(trials, truth, 6).index.tolist() == [0, 1, 2]
+
+
+def test_a_circle_around_two_cells_is_counted_as_merged():
+    """Its centre lies between them, so that both count as missed and only the circle tells."""
+    (setting,) = tuning.make_grid({"log": [0.2]}, [8.0], [20.0], DetectionSettings())
+    found = {(0, "i0"): np.array([[50.0, 50.0, 15.0], [90.0, 90.0, 8.0]])}
+    row = [(0, "log", 8.0, 20.0, 0.2, "i0", 2, 0.1, 0.0)]
+    names = ["setting", *tuning.GRID, "image_id", "cells", "seconds", "at_ends"]
+    trials = tuning.Trials([setting], found, pd.DataFrame(row, columns=names))
+    truth = pd.DataFrame({"image_id": "i0", "y": [36.0, 64.0, 90.0], "x": [50.0, 50.0, 90.0]})
+    scores = tuning.score_trials(trials, truth, 6)
+    assert scores[["merged", "recall"]].iloc[0].tolist() == [1, pytest.approx(1 / 3)]
+
+
 def test_methods_that_find_as_much_are_not_told_apart():
     same = [9, 10, 8, 9, 10, 7]
-    (said,) = tuning.rank_methods(*found_by({"log": same, "dog": same}, 10), 6)
-    assert said == "F1 of LOG 0.938, DOG 0.938: +0.000, not told apart."
+    (said,) = ranked(*found_by({"log": same, "dog": same}, 10))
+    assert said == "F1 of LoG 0.938, DoG 0.938: +0.000, not told apart."
     # one cell in one image is a coin toss
     hits = {"log": same, "dog": [10, *same[1:]]}
-    (said,) = tuning.rank_methods(*found_by(hits, 10), 6)
-    assert said.startswith("F1 of DOG 0.947, LOG 0.938: +0.009") and "not told apart." in said
+    (said,) = ranked(*found_by(hits, 10))
+    assert said.startswith("F1 of DoG 0.947, LoG 0.938: +0.009") and "not told apart." in said
 
 
 def test_a_method_that_finds_more_in_every_image_is_better():
     hits = {"dog": [5, 6, 4, 5, 6, 4, 5, 6], "log": [9, 10, 8, 9, 10, 7, 9, 10]}
-    (said,) = tuning.rank_methods(*found_by(hits, 10), 6)
-    assert said.startswith("F1 of LOG 0.9") and said.endswith("LOG finds them better.")
+    (said,) = ranked(*found_by(hits, 10))
+    assert said.startswith("F1 of LoG 0.9") and said.endswith("LoG finds them better.")
 
 
 def test_methods_are_not_ranked_without_truth_or_on_few_images():
     trials, scores, truth = found_by({"log": [9] * 4, "dog": [2] * 4}, 10)
-    (said,) = tuning.rank_methods(trials, scores, truth, 6)
+    (said,) = ranked(trials, scores, truth)
     assert "too few images to say (5 are needed)" in said and "nan" not in said
-    (said,) = tuning.rank_methods(trials, scores, None, 6)
+    (said,) = ranked(trials, scores, None)
     assert said == "Without true centres nobody can say which method finds the cells best."
 
 
@@ -625,6 +694,6 @@ def test_equally_good_methods_are_rarely_ranked():
     rng, called = np.random.default_rng(0), []
     for _ in range(100):
         hits = {method: rng.binomial(10, 0.85, 8) for method in ("log", "dog")}
-        (said,) = tuning.rank_methods(*found_by(hits, 10), 6)
+        (said,) = ranked(*found_by(hits, 10))
         called.append("better" in said)
     assert np.mean(called) <= 0.07
