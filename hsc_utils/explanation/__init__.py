@@ -27,6 +27,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "detected",
             "find_labels",
             "find_masks",
+            "find_parts",
             "overlap",
             "own_masks",
             "segment_patches",

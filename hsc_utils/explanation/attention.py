@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from hsc_utils.explanation.maps import grad_cam, resize_maps, same_shapes
 from hsc_utils.files import no_bar
 from hsc_utils.study import Run, RunConfig
 
+FindLabels = Callable[[pd.DataFrame, np.ndarray], np.ndarray]
 CELLS_AT_ONCE = 256  # patches in memory at a time, with their maps and labels
 
 
@@ -113,7 +115,8 @@ def measure_cells(
     patches: np.ndarray,
     cells: pd.DataFrame,
     layers: Mapping[int, str],
-    find_labels: Callable[[pd.DataFrame, np.ndarray], np.ndarray],
+    find_labels: FindLabels,
+    parts: Mapping[str, FindLabels] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """Explain cells at several depths of a network and keep only `cell_numbers`.
 
@@ -132,12 +135,21 @@ def measure_cells(
         Strides and the layers that have them (`layer_at_stride`).
     find_labels : callable
         Rows of `cells` and their patches to labels, as `masks.find_labels` gives them.
+    parts : mapping of str to callable
+        The same for parts of cells, such as ``nucleus``, by name: each pixel of a part has the
+        label of its cell (`masks.find_parts`). None by default.
 
     Returns
     -------
     DataFrame
         One row a cell and stride: ``stride``, the cell's place in `cells` (``position``),
-        ``zero`` (whether the map is zero everywhere), and the columns of `cell_numbers`.
+        ``zero`` (whether the map is zero everywhere), the columns of `cell_numbers`, and of
+        `part_numbers` for each part.
+
+    Raises
+    ------
+    ValueError
+        If a part lies where its cell does not.
     """
     starts = range(0, len(cells), CELLS_AT_ONCE)
     tables = []
@@ -146,9 +158,15 @@ def measure_cells(
         pixels = np.asarray(patches[part["row"]])
         labels = find_labels(part, pixels)
         inside, explained = masks.own_masks(labels), inputs_and_targets(pixels, part, config)
+        own_parts = {
+            name: inside & masks.parts_of(labels, find_part(part, pixels), name)
+            for name, find_part in parts.items()
+        }
         for stride, layer in layers.items():
             maps = resize_maps(grad_cam(model, *explained, layer), pixels.shape[1])
             numbers = cell_numbers(maps, labels, inside, config.input_size // stride)
+            for name, own_part in own_parts.items():
+                numbers = numbers.join(part_numbers(maps, own_part, numbers, name))
             numbers.insert(0, "stride", stride)
             numbers.insert(1, "position", np.arange(start, start + len(pixels)))
             tables.append(numbers.assign(zero=maps.max(axis=(1, 2)) == 0))
@@ -201,6 +219,31 @@ def cell_numbers(
             "pointing_excess": hits - chance,
         }
     )
+
+
+def part_numbers(
+    maps: np.ndarray, own_part: np.ndarray, of_cell: pd.DataFrame, name: str
+) -> pd.DataFrame:
+    """Say how much of each map (N, H, W) lies on a part of its cell, such as the nucleus.
+
+    `own_part` is true there, and `of_cell` are the `cell_numbers`. ``share_<name>`` is the part
+    of the map's mass on it, ``area_<name>`` what it covers, ``excess_<name>`` their difference.
+    A map that finds the cell and nothing in it has an excess too, so ``other_<name>`` is the share
+    that the map of another cell, the row before, would have there, and ``beyond_<name>`` what
+    exceeds that. NaN where those of the cell are, or where there is no other map.
+    """
+    same_shapes(maps=maps, own_part=own_part)
+    mass = np.where(of_cell["share"].notna(), maps.sum(axis=(1, 2)), np.nan)
+    others, mass_of_others = np.roll(maps, 1, axis=0), np.roll(mass, 1)
+    if len(maps) == 1:
+        mass_of_others = np.array([np.nan])
+    numbers = pd.DataFrame({"share": (maps * own_part).sum(axis=(1, 2)) / mass})
+    numbers["area"] = np.where(np.isnan(mass), np.nan, own_part.mean(axis=(1, 2)))
+    numbers["excess"] = numbers["share"] - numbers["area"]
+    other = (others * own_part).sum(axis=(1, 2)) / mass_of_others
+    numbers["other"] = np.where(np.isnan(mass), np.nan, other)
+    numbers["beyond"] = numbers["share"] - numbers["other"]
+    return numbers.add_suffix(f"_{name}")
 
 
 def measure_images(

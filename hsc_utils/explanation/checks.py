@@ -1,7 +1,8 @@
 """Two checks of Grad-CAM maps, either of which they can fail.
 
-Scrambling: maps must change when the model forgets what it learnt. Erasing: a model must lose
-more from erasing what a map marks than from erasing as much elsewhere.
+Scrambling: maps must change when the model's weights are scrambled; passing does not speak
+against them, no more. Erasing: a model must lose more from erasing what a map marks than from
+erasing as much elsewhere.
 """
 
 import copy
@@ -13,10 +14,12 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from hsc_utils import metrics
+from hsc_utils import metrics, training
 from hsc_utils.explanation.maps import checked_inputs, grad_cam, same_shapes, single_precision
 
 _TOGETHER = 256  # images on the device at once
+
+_estimate_statistics = single_precision(training.estimate_statistics)
 
 
 def scrambled_correlations(
@@ -31,7 +34,7 @@ def scrambled_correlations(
     """Correlate a model's maps with those it gives while its layers are scrambled.
 
     One scrambled network has its own favourite place, which moves the correlations of all
-    images together, up or down; only several scramblings tell that from what was learnt.
+    images together, up or down; only several scramblings tell that from the effect of the weights.
 
     Parameters
     ----------
@@ -88,20 +91,8 @@ def scrambled_models(
             weight.data = weight.data.flatten()[order].view_as(weight)
         norms += [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d)]
         if weights and not name.startswith(("norm", "bn", "transition")):
-            _estimate_statistics(scrambled, norms, images)
+            _estimate_statistics(scrambled, images.split(_TOGETHER), norms)
             yield name, scrambled
-
-
-@torch.no_grad()
-@single_precision
-def _estimate_statistics(model: nn.Module, norms: Sequence[nn.Module], images: Tensor) -> None:
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the batches
-        norm.train()
-    for batch in images.split(_TOGETHER):
-        model(batch.to(next(model.parameters()).device))
-    model.eval()
 
 
 def map_correlation(maps: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -160,10 +151,11 @@ def correlation_by_layer(correlations: pd.DataFrame) -> pd.DataFrame:
 
 
 def scrambling_verdict(by_layer: pd.DataFrame) -> str:
-    """Say in a sentence whether maps depend on what was learnt.
+    """Say in a sentence whether maps change with the weights.
 
     They do if, with every layer scrambled, the interval of the correlation lies below 0.5,
     where less than a quarter of a map's variation (its square) is left. The bound is ours.
+    Maps of noise would pass too.
     """
     last = by_layer.iloc[-1]
     numbers = f"{last['mean']:+.2f} ({last['low']:+.2f} to {last['high']:+.2f})"
@@ -171,9 +163,9 @@ def scrambling_verdict(by_layer: pd.DataFrame) -> str:
         numbers = f"{last['mean']:+.2f}"
         end = "too few images or scramblings to say whether the maps change"
     elif last["high"] < 0.5:
-        end = "the maps depend on the weights, which is all this check says"
+        end = "the maps change with the weights, so this check does not speak against them, no more"
     elif last["low"] >= 0.5:
-        end = "the maps stay whatever the weights are, so they show little of what was learnt"
+        end = "the maps stay much the same whatever the weights are, which speaks against them"
     else:
         end = "too uncertain to say whether the maps change"
     return f"With every layer scrambled, a map's correlation with the own one is {numbers}: {end}."

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 
 from hsc_utils import drawing
 
@@ -17,12 +17,20 @@ _VALUES = np.linspace(0, 1, 256)
 _COLOURS = matplotlib.colormaps["viridis"](_VALUES)
 _COLOURS[:, 3] = 0.6 * np.sqrt(_VALUES)
 _MAP = ListedColormap(_COLOURS)
-_GRAD_CAM, _CHANCE = "#882255", "#888888"
+_GRAD_CAM, _CHANCE, _OTHER = "#882255", "#888888", "#999933"
 _BESIDE = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}  # a legend's place
 
 
-def _overlay(axes: Axes, image: np.ndarray, map_: np.ndarray, mask: np.ndarray | None) -> None:
-    """Draw a map over a gray image, and the outline of a mask; say so if the map is zero."""
+def overlay(axes: Axes, image: np.ndarray, map_: np.ndarray, mask: np.ndarray | None) -> None:
+    """Draw a map over a gray image, and the outline of a mask; say so if the map is zero.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where to draw.
+    image, map_, mask : ndarray
+        uint8 (H, W, 3), float (H, W) in [0, 1], and bool (H, W) or None for no outline.
+    """
     axes.imshow(image.mean(axis=2), cmap="gray")
     axes.imshow(map_, cmap=_MAP, vmin=0, vmax=1)
     if mask is not None and mask.any():
@@ -33,12 +41,13 @@ def _overlay(axes: Axes, image: np.ndarray, map_: np.ndarray, mask: np.ndarray |
         axes.text(0.5, 0.04, "no positive evidence", fontsize=7, **colours, **place)
 
 
-def _colour_bar(figure: Figure, panels: np.ndarray) -> None:
-    """Add the colour bar that belongs to every map of the figure."""
+def colour_bar(figure: FigureBase, panels: np.ndarray) -> None:
+    """Add the colour bar that belongs to every map of a figure, beside its panels (an array)."""
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 1), _MAP), ax=panels, shrink=0.8, pad=0.01, aspect=30
     )
     bar.ax.set_facecolor("0.5")
+    bar.ax.tick_params(labelsize=8)
     bar.set_label("Grad-CAM / its maximum", fontsize=9)
 
 
@@ -69,13 +78,13 @@ def cell_examples(
     figure, panels = drawing.picture_grid(len(examples), 5, size=size, labels=_outcomes(examples))
     for row, patch, map_, mask in zip(panels, patches, maps, masks, strict=True):
         row[0].imshow(patch)
-        _overlay(row[1], patch, map_, mask)
+        overlay(row[1], patch, map_, mask)
         for axes, slice_ in zip(row[2:], np.moveaxis(patch, 2, 0), strict=True):
             axes.imshow(slice_, cmap="gray", vmin=0, vmax=255)
     titles = "input", "Grad-CAM", "slice 0", "slice 1", "slice 2"
     for axes, title in zip(panels[0], titles, strict=True):
         axes.set_title(title, fontsize=9)
-    _colour_bar(figure, panels)
+    colour_bar(figure, panels)
     return drawing.finish(figure, note)
 
 
@@ -88,13 +97,13 @@ def resolutions(
     panels[0, 0].imshow(patch)
     panels[0, 0].set_title("input", fontsize=9)
     for axes, (stride, map_) in zip(panels[0, 1:], maps.items(), strict=True):
-        _overlay(axes, patch, map_, None)
+        overlay(axes, patch, map_, None)
         count = input_size // stride
         axes.set_title(f"stride {stride} px: {count} × {count}", fontsize=9)
         for line in np.arange(1, count) * len(map_) / count - 0.5:
             axes.axhline(line, color="white", linewidth=0.5, alpha=0.7)
             axes.axvline(line, color="white", linewidth=0.5, alpha=0.7)
-    _colour_bar(figure, panels)
+    colour_bar(figure, panels)
     return drawing.finish(figure, note)
 
 
@@ -111,21 +120,25 @@ def mask_check(patches: np.ndarray, masks: Mapping[str, np.ndarray], note: str =
     return drawing.finish(figure, note)
 
 
-def shares(means: pd.DataFrame, pairs: Sequence[tuple[str, str, str]], note: str = "") -> Figure:
+def shares(means: pd.DataFrame, claims: Sequence[Sequence[str]], note: str = "") -> Figure:
     """Draw numbers of Grad-CAM beside what chance would give, by class, with intervals.
 
-    `means` come from `metrics.means_by_class`; each of `pairs` is a panel: its title, the number
-    to show, and the number that chance would give.
+    `means` come from `metrics.means_by_class`; each of `claims` is a panel: its title, the number
+    to show, the number that chance would give, and perhaps the number that another cell's
+    map would give.
     """
     classes = means["class"].unique()
-    size = (0.3 * len(classes) + 1.15) * len(pairs) + 1.6, 3.3
-    figure, panels = drawing.new_figure(1, len(pairs), size=size, squeeze=False, sharey=True)
-    for axes, (title, *numbers) in zip(panels[0], pairs, strict=True):
-        looks = (
-            {"label": "Grad-CAM", "marker": "o", "color": _GRAD_CAM},
-            {"label": "by chance", "marker": "s", "color": _CHANCE, "markerfacecolor": "white"},
-        )
-        for place, number, look in zip((-0.12, 0.12), numbers, looks, strict=True):
+    size = (0.3 * len(classes) + 1.15) * len(claims) + 1.6, 3.3
+    figure, panels = drawing.new_figure(1, len(claims), size=size, squeeze=False, sharey=True)
+    open_ = {"markerfacecolor": "white"}
+    looks = (
+        {"label": "Grad-CAM", "marker": "o", "color": _GRAD_CAM},
+        {"label": "by chance", "marker": "s", "color": _CHANCE} | open_,
+        {"label": "another cell's map", "marker": "D", "color": _OTHER} | open_,
+    )
+    for axes, (title, *numbers) in zip(panels[0], claims, strict=True):
+        places = 0.2 * (np.arange(len(numbers)) - (len(numbers) - 1) / 2)
+        for place, number, look in zip(places, numbers, looks, strict=False):
             ours = means[means["number"] == number].set_index("class").loc[classes]
             errors = np.abs(ours[["low", "high"]].to_numpy().T - ours["mean"].to_numpy())
             x = np.arange(len(classes)) + place
@@ -169,7 +182,7 @@ def deletion(
 ) -> Figure:
     """Draw a class's mean probability against the share erased, a line a way (`erasure`)."""
     figure, axes = drawing.new_figure(size=(7.2, 3.5))
-    looks = ((_GRAD_CAM, "o-"), (_CHANCE, "s--"), ("#999933", "^:"))
+    looks = ((_GRAD_CAM, "o-"), (_CHANCE, "s--"), (_OTHER, "^:"))
     for (name, rows), (colour, line) in zip(curves.items(), looks, strict=True):
         axes.plot(fractions, rows["mean"], line, color=colour, label=name)
         axes.fill_between(fractions, rows["low"], rows["high"], color=colour, alpha=0.2)
@@ -192,7 +205,7 @@ def image_examples(
     for column, ((above, below), outcome, gini) in enumerate(described):
         above.imshow(images[column])
         above.set_title(outcome, fontsize=8)
-        _overlay(below, images[column], maps[column], labels[column] > 0)
+        overlay(below, images[column], maps[column], labels[column] > 0)
         below.set_title(f"Gini {gini:.2f}", fontsize=8)
-    _colour_bar(figure, panels)
+    colour_bar(figure, panels)
     return drawing.finish(figure, note)

@@ -21,6 +21,7 @@ from hsc_utils.explanation.maps import same_shapes
 from hsc_utils.files import from_root, shown_path
 from hsc_utils.study import Study
 
+_PARTS = {"nucleus": "nuclei", "granules": "granules"}  # folders of a study's truth
 _HASH = re.compile("-[0-9a-f]{8}$")
 
 
@@ -35,6 +36,18 @@ def find_masks(study: Study, cells: pd.DataFrame, masks_dir: str | Path | None) 
         return from_root(masks_dir)
     own = study.truth / "masks"
     return own if own.is_dir() and cells["y"].notna().all() else None
+
+
+def find_parts(study: Study, masks: Path | None) -> dict[str, Path]:
+    """Return the folders of the label images of parts of cells, by part, where a study has them.
+
+    A simulated study has ``truth/nuclei`` and ``truth/granules``, labelled as ``truth/masks``;
+    so they belong to those masks (from `find_masks`) and to no others.
+    """
+    if masks != study.truth / "masks":
+        return {}
+    folders = {name: study.truth / folder for name, folder in _PARTS.items()}
+    return {name: folder for name, folder in folders.items() if folder.is_dir()}
 
 
 def find_labels(
@@ -179,6 +192,19 @@ def own_masks(labels: np.ndarray) -> np.ndarray:
         if len(values):
             mask[:] = patch == np.bincount(values).argmax()
     return masks
+
+
+def parts_of(labels: np.ndarray, part_labels: np.ndarray, name: str) -> np.ndarray:
+    """Return where a part of any cell is, bool (N, H, W), or say that it is of other cells."""
+    same_shapes(labels=labels, part_labels=part_labels)
+    found = part_labels > 0
+    if (astray := found & (part_labels != labels)).any():
+        raise ValueError(
+            f"{name}: {astray.sum()} of {found.sum()} pixels lie where the masks show another cell "
+            "or none. The label images of parts must be of the same cells, with the same labels, "
+            "as the masks: make both again with one simulation."
+        )
+    return found
 
 
 def detected(images: pd.DataFrame, cells: pd.DataFrame, pictures: np.ndarray) -> np.ndarray:

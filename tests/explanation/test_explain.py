@@ -317,8 +317,12 @@ def test_cells_are_measured_a_few_at_a_time(monkeypatch):
         np.testing.assert_array_equal(pixels, patches[part["row"]])
         return (pixels[..., 0] > 99).astype(np.int32)
 
+    def find_nuclei(part, pixels):
+        return (pixels[..., 0] > 199).astype(np.int32)
+
     monkeypatch.setattr(attention, "CELLS_AT_ONCE", 2)
-    table = attention.measure_cells(model, CONFIG, patches, cells, layers, find_labels)
+    parts = {"nucleus": find_nuclei}
+    table = attention.measure_cells(model, CONFIG, patches, cells, layers, find_labels, parts)
     assert sizes == [2, 2, 1] and len(table) == 10
     chosen = patches[cells["row"]]
     inside = chosen[..., 0] > 99
@@ -328,6 +332,11 @@ def test_cells_are_measured_a_few_at_a_time(monkeypatch):
         expected = attention.cell_numbers(maps, inside.astype(int), inside, 64 // stride)
         ours = table[table["stride"] == stride].sort_values("position", ignore_index=True)
         pd.testing.assert_frame_equal(ours[expected.columns], expected, rtol=1e-4)
+        of_part = attention.part_numbers(maps, chosen[..., 0] > 199, expected, "nucleus")
+        same = of_part.columns.difference(["other_nucleus", "beyond_nucleus"])
+        pd.testing.assert_frame_equal(ours[same], of_part[same], rtol=1e-4)
+        # the fifth cell was alone in memory, with no other cell's map
+        assert ours["other_nucleus"].isna().tolist() == [False] * 4 + [True]
         np.testing.assert_array_equal(ours["zero"], maps.max(axis=(1, 2)) == 0)
 
 
@@ -406,6 +415,41 @@ class TestNumbers:
         said = attention.in_words(means).loc["share", "all classes"]
         expected = {1: "0.300 (1 image)", 4: "0.315 (4 images)"}
         assert said == expected.get(count, said) and "nan" not in said
+
+
+class TestParts:
+    def test_shares_on_a_part_counted_by_hand(self):
+        maps = np.zeros((2, 4, 4))
+        maps[0, 0], maps[1, 0] = [3, 1, 0, 4], [0, 2, 2, 0]
+        cell, nucleus = np.zeros((2, 4, 4), bool), np.zeros((2, 4, 4), bool)
+        cell[:, 0, :3], nucleus[:, 0, 1] = True, True
+        of_cell = attention.cell_numbers(maps, cell.astype(int), cell, 4)
+        first, second = attention.part_numbers(maps, nucleus, of_cell, "nucleus").itertuples()
+        assert first.share_nucleus == 1 / 8 and first.area_nucleus == 1 / 16
+        assert first.excess_nucleus == 1 / 16
+        assert first.other_nucleus == 1 / 2 == second.share_nucleus
+        assert first.beyond_nucleus == -3 / 8 and second.beyond_nucleus == 3 / 8
+
+    def test_without_a_map_or_a_cell_there_is_nothing_to_say(self):
+        maps, cell = np.stack([np.zeros((4, 4)), *np.ones((2, 4, 4))]), np.zeros((3, 4, 4), bool)
+        cell[:2, 0], nucleus = True, np.zeros((3, 4, 4), bool)
+        of_cell = attention.cell_numbers(maps, cell.astype(int), cell, 4)
+        table = attention.part_numbers(maps, nucleus, of_cell, "granules")
+        assert table.iloc[[0, 2]].isna().all(axis=None)
+        # a cell without granules has a share of 0, but no map was before it to compare with
+        assert table.iloc[1].tolist()[:3] == [0, 0, 0] and np.isnan(table["beyond_granules"][1])
+
+    @given(st.integers(0, 2**32 - 1))
+    def test_maps_that_mark_the_middle_alike_are_not_said_to_know_the_nucleus(self, seed):
+        rng = np.random.default_rng(seed)
+        y, x = np.mgrid[:16, :16] - 7.5
+        maps = np.repeat([np.exp(-(y**2 + x**2) / 20)], 5, axis=0) * rng.uniform(0.1, 9, (5, 1, 1))
+        radii = rng.uniform(2, 6, (5, 1, 1))
+        cell, nucleus = np.hypot(y, x) < radii + 1, np.hypot(y, x) < radii
+        of_cell = attention.cell_numbers(maps, cell.astype(int), cell, 4)
+        table = attention.part_numbers(maps, nucleus, of_cell, "nucleus")
+        assert (table["excess_nucleus"] > 0).all()
+        np.testing.assert_allclose(table["beyond_nucleus"], 0, atol=1e-12)
 
 
 class TestPointing:

@@ -27,6 +27,18 @@ def test_every_map_has_the_same_scale_and_a_zero_map_says_so():
     assert overlays[1].images[1].to_rgba(maps[1])[..., 3].max() == 0
 
 
+def test_shares_are_drawn_beside_one_or_two_numbers_of_chance():
+    numbers = ("share", "area", "share_nucleus", "area_nucleus", "other_nucleus")
+    rows = [("a", number, k / 10, k / 10, k / 10) for k, number in enumerate(numbers)]
+    means = pd.DataFrame(rows, columns=["class", "number", "mean", "low", "high"])
+    claims = [("in the cell", "share", "area"), ("on the nucleus", *numbers[2:])]
+    drawn = figures.shares(means, claims, NOTE).axes
+    heights = [[bars[0].get_ydata().item() for bars in axes.containers] for axes in drawn]
+    assert heights == [[0, 0.1], [0.2, 0.3, 0.4]]
+    names = [text.get_text() for text in drawn[-1].get_legend().get_texts()]
+    assert names == ["Grad-CAM", "by chance", "another cell's map"]
+
+
 def test_classes_with_odd_names_are_written_as_they_are():
     names = ["CD34+", "CD34-", "NO", 'mouse\'s "old" $B$ cells']
     rows = [(name, number, 0.5, 0.4, 0.6) for name in names for number in ("share", "area")]

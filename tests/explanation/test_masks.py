@@ -73,6 +73,29 @@ def test_masks_are_those_given_or_the_studys_own_where_it_has_them(tmp_path):
     assert masks.find_masks(study, placed, "data") == ROOT / "data"
 
 
+def test_parts_belong_to_the_studys_own_masks(tmp_path):
+    study = Study(tmp_path)
+    own = study.truth / "masks"
+    assert masks.find_parts(study, own) == {}
+    (study.truth / "nuclei").mkdir(parents=True)
+    assert masks.find_parts(study, own) == {"nucleus": study.truth / "nuclei"}
+    (study.truth / "granules").mkdir()
+    assert list(masks.find_parts(study, own)) == ["nucleus", "granules"]
+    for other in (None, tmp_path / "given"):
+        assert masks.find_parts(study, other) == {}
+
+
+def test_parts_of_other_cells_than_the_masks_are_refused():
+    labels, nuclei = np.zeros((1, 8, 8), int), np.zeros((1, 8, 8), int)
+    labels[0, 2:6, 2:6], nuclei[0, 3:5, 3:5] = 4, 4
+    np.testing.assert_array_equal(masks.parts_of(labels, nuclei, "nucleus"), nuclei == 4)
+    for y, label in ((3, 5), (7, 4)):
+        wrong = nuclei.copy()
+        wrong[0, y, 3] = label
+        with pytest.raises(ValueError, match=r"nucleus: 1 of [45] pixels lie where the masks show"):
+            masks.parts_of(labels, wrong, "nucleus")
+
+
 def test_a_missing_mask_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no mask .*018\.png"):
         masks.single_labels(pd.DataFrame({"image_id": ["neutrophil__018"]}), tmp_path, 50)

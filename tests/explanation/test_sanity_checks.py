@@ -96,7 +96,10 @@ class TestScrambling:
         assert by_layer["layer"].tolist() == ["fc", "conv"]
         assert by_layer["high"].iloc[-1] < 0.5
         said = checks.scrambling_verdict(by_layer)
-        assert "the maps depend on the weights, which is all this check says" in said
+        assert (
+            "the maps change with the weights, so this check does not speak against them, no more"
+            in said
+        )
 
     def test_maps_that_show_only_the_picture_are_found_out(self):
         # equal weights can be shuffled as one likes: the map is the brightness, whatever is learnt
@@ -156,7 +159,7 @@ class TestScrambling:
     def test_noise_passes_and_is_not_said_to_show_what_was_learnt(self):
         values = 0.2 * np.random.default_rng(0).normal(size=(4, 2, 20))
         said = checks.scrambling_verdict(checks.correlation_by_layer(self.table(values, "ab")))
-        assert "which is all this check says" in said and "learnt" not in said
+        assert "this check does not speak against them, no more" in said and "learnt" not in said
 
     def test_constant_maps_are_counted_apart(self):
         rows = [(0, "fc", "a", np.nan), (0, "fc", "b", 0.4), (1, "fc", "a", 0.2), (1, "fc", "b", 0)]
