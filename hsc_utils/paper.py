@@ -31,3 +31,14 @@ def scores() -> pd.DataFrame:
 def backbones() -> pd.DataFrame:
     """Return the quoted parameter counts in millions (with the ImageNet head) by architecture."""
     return pd.read_csv(REFERENCE_DIR / "backbones.csv", index_col="architecture")
+
+
+def claims() -> pd.DataFrame:
+    """Return what the paper claims, in our words, indexed by number.
+
+    Columns, all texts: ``claim``; ``place`` in the paper; ``paper``, the value it gives (empty
+    where its text gives none); ``answer``, the key of `comparison.answers.ANSWERS`; ``rule`` for a
+    verdict; ``shown``, the page of the book (and ``#section``) that shows it.
+    """
+    table = pd.read_csv(REFERENCE_DIR / "claims.csv", index_col="number", keep_default_na=False)
+    return table.astype(str)

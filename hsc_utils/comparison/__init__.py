@@ -1,4 +1,4 @@
-"""Step 05: stored predictions in; differences with intervals, and Tables 1 and 2, out."""
+"""Step 05: stored predictions in; differences, Tables 1 and 2, and verdicts out."""
 
 import lazy_loader
 
@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     ["figures"],
     {
+        "claims": ["write_claims"],
         "compare": [
             "ComparisonError",
             "compare",
