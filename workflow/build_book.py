@@ -1,9 +1,11 @@
 """Build the Jupyter Book of the study that a configuration file names, ``build_book.py CONFIG``.
 
-Pages, the sweep's tables and executed notebooks are put side by side in a scratch folder, so that
-the sources stay clean and any study can be published with the same pages.
+Pages of prose, pages that the study wrote and executed notebooks are put side by side in a scratch
+folder, so that the sources stay clean and any study can be published with the same pages. A
+simulated study may tell what was planted, ``truth/planted.md`` with ``planted*.png`` beside it.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,9 +14,10 @@ from pathlib import Path
 
 import nbformat
 import plan
+import yaml
 
 from hsc_utils.files import ROOT
-from hsc_utils.study import failure_of
+from hsc_utils.study import Study, failure_of
 
 
 def folded(path: Path) -> nbformat.NotebookNode:
@@ -35,13 +38,35 @@ def stand_in(notebook: Path, reason: str) -> str:
     )
 
 
-def build(output: Path, tables: Path, notebooks: list[Path]) -> None:
+def copy_pages(study: Study, source: Path) -> None:
+    """Copy the pages that a study wrote to the book's own, with a place in the contents."""
+    for name in ("claims.md", "tables.md"):
+        shutil.copy(study.tables / name, source)
+    overview = study.root / "overview.png"
+    if overview.exists():
+        shutil.copy(overview, source / "pipeline.png")
+    else:  # never another study's picture
+        (source / "pipeline.png").unlink()
+        index = source / "index.md"
+        shown = re.sub(r"```{image} pipeline.*?```\n", "", index.read_text(), flags=re.DOTALL)
+        index.write_text(shown)
+    if not (planted := study.truth / "planted.md").exists():
+        return
+    for path in [planted, *study.truth.glob("planted*.png")]:
+        shutil.copy(path, source)
+    contents = yaml.safe_load((source / "_toc.yml").read_text())
+    part = next(part for part in contents["parts"] if {"file": "claims"} in part["chapters"])
+    part["chapters"].insert(part["chapters"].index({"file": "claims"}) + 1, {"file": "planted"})
+    (source / "_toc.yml").write_text(yaml.safe_dump(contents, sort_keys=False))
+
+
+def build(output: Path, study: Study, notebooks: list[Path]) -> None:
     """Render pages and notebooks as HTML into a folder, warnings being errors."""
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "book"
         shutil.copytree(ROOT / "book", source)
         shutil.copy(ROOT / "data" / "README.md", source / "data_card.md")
-        shutil.copy(tables, source / "tables.md")
+        copy_pages(study, source)
         (source / "notebooks").mkdir()
         for notebook in notebooks:
             page = source / "notebooks" / notebook.name
@@ -62,4 +87,4 @@ def build(output: Path, tables: Path, notebooks: list[Path]) -> None:
 
 if __name__ == "__main__":
     study = plan.study_of(sys.argv[1])
-    build(study.book, study.tables / "tables.md", plan.chapters(sys.argv[1]))
+    build(study.book, study, plan.chapters(sys.argv[1]))

@@ -29,6 +29,11 @@ def of_module(name: str) -> str:
     return code_digest(*reached({name}))
 
 
+def of_script(name: str) -> str:
+    """Hash what the modules that a script of this folder reaches do."""
+    return code_digest(*reached(imported_modules((ROOT / "workflow" / name).read_text())))
+
+
 def reached(modules: set[str]) -> list[str]:
     """Name these modules and all that they import, directly or through others."""
     found, waiting = set(), set(modules)

@@ -1,4 +1,4 @@
-"""Store a study's outputs in notebooks/, so that a reader on the web sees results.
+"""Store a study's outputs in notebooks/ and its overview in book/, for readers on the web.
 
 ``store_outputs.py CONFIG`` takes executed copies, whose code is that of the sources, drops what
 papermill added to them, and makes their pictures small enough for a repository.
@@ -6,6 +6,7 @@ papermill added to them, and makes their pictures small enough for a repository.
 
 import base64
 import io
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import nbformat
 import plan
 from PIL import Image
 
+from hsc_utils.files import ROOT
 from hsc_utils.run import NOTEBOOKS_DIR
 
 
@@ -64,3 +66,4 @@ def stored(output: nbformat.NotebookNode, count: int) -> nbformat.NotebookNode:
 if __name__ == "__main__":
     for chapter in plan.chapters(sys.argv[1]):
         store(chapter)
+    shutil.copy(plan.study_of(sys.argv[1]).root / "overview.png", ROOT / "book" / "pipeline.png")

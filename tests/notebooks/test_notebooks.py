@@ -34,7 +34,7 @@ def test_shape(path):
     tagged = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
     assert len(tagged) == 1
     assert len(cells) <= 16
-    assert len(run.declared_parameters(path)) <= 16
+    assert len(run.declared_parameters(path)) <= 18
     for cell in cells:
         tree = ast.parse(cell.source)
         assert not any(isinstance(n, ast.FunctionDef | ast.ClassDef) for n in ast.walk(tree))

@@ -24,7 +24,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from hsc_utils import detection, provenance
 from hsc_utils.files import ROOT
-from hsc_utils.study import failure_of
+from hsc_utils.study import Study, failure_of
 
 CONFIGS = ("demo", "sweep", "paper")
 
@@ -69,8 +69,9 @@ def test_a_dry_run_plans_every_rule(name, tmp_path):
     levels = {level: len(plan.runs_of(config, level)) for level in ("image", "cell")}
     assert counts.pop("train_image_level") == levels["image"]
     assert counts.pop("train_cell_level") == levels["cell"]
-    once = {"prepare", "find_cells", "compare", "explain", "tables", "book", "all"}
-    assert set(counts) == once | ({"simulate"} if name != "paper" else set())
+    once = {"prepare", "find_cells", "compare", "explain", "tables", "claims", "book", "all"}
+    once |= {"overview"} | ({"simulate", "planted"} if name != "paper" else set())
+    assert set(counts) == once
     assert set(counts.values()) == {1}
 
 
@@ -122,7 +123,7 @@ def test_every_command_names_odd_folders_whole(odd, tmp_path):
     assert len(commands) > 60
     for command in commands:
         words = shlex.split(command.partition(": ")[2])
-        if "tables" not in command:
+        if "hsc_utils.comparison." not in command:
             assert os.path.relpath(moved, ROOT) in words
         for status in (word for word in words if word.endswith("status.json")):
             assert (ROOT / status).parent.is_relative_to(ROOT)
@@ -418,6 +419,28 @@ def test_snakemake_finds_the_voice():
     command = ["snakemake", "--logger", "steps", "--version"]
     environment = os.environ | {"PYTHONPATH": "workflow"}
     subprocess.run(command, cwd=ROOT, check=True, env=environment, capture_output=True)
+
+
+def test_the_book_takes_a_page_of_what_was_planted_where_there_is_one(tmp_path):
+    study, source = Study(tmp_path / "study"), tmp_path / "book"
+    for folder in (study.tables, study.truth, source):
+        folder.mkdir(parents=True)
+    for name in ("claims.md", "tables.md"):
+        (study.tables / name).write_text(f"# {name}\n")
+    for name in ("_toc.yml", "index.md", "pipeline.png"):
+        shutil.copy(ROOT / "book" / name, source)
+    build_book.copy_pages(study, source)
+    assert (source / "_toc.yml").read_text() == (ROOT / "book" / "_toc.yml").read_text()
+    (study.truth / "planted.md").write_text("# What we planted\n")
+    (study.truth / "planted.png").write_bytes(b"")
+    assert not (source / "pipeline.png").exists()  # another study's
+    assert "pipeline.png" not in (source / "index.md").read_text()
+    (study.root / "overview.png").write_bytes(b"drawn")
+    build_book.copy_pages(study, source)
+    first = yaml.safe_load((source / "_toc.yml").read_text())["parts"][0]["chapters"]
+    assert first == [{"file": "claims"}, {"file": "planted"}]
+    assert (source / "pipeline.png").read_bytes() == b"drawn"
+    assert (source / "planted.png").exists() and (source / "claims.md").exists()
 
 
 def test_the_book_stands_in_for_a_failed_step(tmp_path):
