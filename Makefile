@@ -6,6 +6,8 @@ export PATH
 # Compiled modules are kept: without them every notebook spends 10 s on importing its libraries.
 unexport PYTHONDONTWRITEBYTECODE
 CORES ?= all
+# Runs that need a GPU, at most so many at a time; one where there is none, to be told so.
+GPUS ?= $(shell nvidia-smi --list-gpus 2>/dev/null | grep -c . || echo 1)
 # The uv of the machine if it has one, otherwise one installed into .uv from the lock's hash.
 UV ?= $(if $(shell command -v uv 2>/dev/null),uv,.uv/bin/uv)
 # Caches and Jupyter's notes go beside the project where the home cannot be written.
@@ -16,7 +18,7 @@ endif
 # plan.py first: a file that is no YAML would be refused by Snakemake without its name.
 SNAKEMAKE = @python workflow/plan.py workflow/config/$(1).yaml && PYTHONPATH=workflow \
     snakemake --snakefile workflow/Snakefile --configfile workflow/config/$(1).yaml \
-    --cores $(CORES) --rerun-incomplete --keep-going --logger steps
+    --cores $(CORES) --resources gpu=$(firstword $(filter-out 0,$(GPUS)) 1) --rerun-incomplete --keep-going --logger steps
 BOOK = @echo "The book: results/$(1)/book/index.html"
 
 help:  ## say what each target does
@@ -28,6 +30,9 @@ demo: .venv/.ready  ## simulated .oir files -> six notebooks -> the book in resu
 
 test: .venv/.ready  ## every test (set HSC_TEST_DATA to a folder of real images to test on those too)
 	OMP_NUM_THREADS=1 pytest --numprocesses logical --maxprocesses 4
+
+gpu: .venv/.ready  ## the tests and timings that need a GPU, in nine minutes (see benchmarks/gpu.py)
+	python benchmarks/gpu.py
 
 lab: .venv/.ready  ## open the notebooks in JupyterLab
 	jupyter lab notebooks
@@ -76,4 +81,4 @@ clean:  ## delete the demo's results and caches (keeps .venv, data and other stu
 	awk '/^uv==/ {pin = 1} pin {print} pin && !/\\$$/ {exit}' requirements.txt > .uv/requirements.txt
 	.uv/bin/python -m pip install --quiet --require-hashes -r .uv/requirements.txt
 
-.PHONY: help demo test lab book paper sweep notebooks unlock lint lock clean
+.PHONY: help demo test gpu lab book paper sweep notebooks unlock lint lock clean

@@ -1,6 +1,7 @@
 """Claim: Grad-CAM of 10,000 cells takes a minute or two on two cores, in bounded memory.
 
-Run `python benchmarks/explain.py`; it writes ``benchmarks/results/explain.csv``. Patches of 64 px,
+Run `python benchmarks/explain.py`; it writes ``benchmarks/results/explain.csv`` (with a GPU, which
+the models then run on, ``explain_gpu.csv``), a row as soon as it is measured. Patches of 64 px,
 random content, three classes, the layer at stride 16. For each backbone
 
 - *ours*: `explanation.measure_cells`, as notebook 06 calls it: batches, one map a cell, and its
@@ -47,6 +48,7 @@ CONFIG = RunConfig(
     code_sha256="",
 )
 PACKAGES = ("torch", "torchvision", "captum", "numpy")
+DEVICE = training.find_device()
 
 
 def random_cells(count: int) -> tuple[np.ndarray, pd.DataFrame]:
@@ -74,23 +76,24 @@ def plain_way(model: nn.Module, patches: np.ndarray, cells: pd.DataFrame) -> np.
     layer = model.get_submodule(explanation.layer_at_stride(model, STRIDE))
     captum, maps = LayerGradCam(model, layer), []
     for row, name in zip(cells["row"], cells["predicted"], strict=True):
-        image = training.to_input(patches[row : row + 1], CONFIG)
+        image = training.to_input(patches[row : row + 1], CONFIG, DEVICE)
         target = CONFIG.class_names.index(name)
         coarse = captum.attribute(image, target=target, relu_attributions=True)
         fine = LayerAttribution.interpolate(coarse, (SIDE, SIDE), "bilinear")
-        maps.append(fine[0, 0].detach().numpy())
+        maps.append(fine[0, 0].detach().cpu().numpy())
     return normalise(np.stack(maps))
 
 
 def compare(backbone: str) -> dict:
     """Time both ways in turns, and check that their maps are the same."""
     torch.manual_seed(0)
-    model = training.build_model(backbone, weights="none").eval()
+    model = training.build_model(backbone, weights="none").eval().to(DEVICE)
     patches, cells = random_cells(OURS_SAMPLE)
     few = cells.iloc[:PLAIN_SAMPLE]
-    expected = plain_way(model, patches, few)
     layer = explanation.layer_at_stride(model, STRIDE)
     inputs, targets = explanation.inputs_and_targets(patches[:PLAIN_SAMPLE], few, CONFIG)
+    with training.single_precision():
+        expected = plain_way(model, patches, few)
     maps = explanation.grad_cam(model, inputs, targets, layer)
     np.testing.assert_allclose(maps, expected, atol=1e-3)
     rates = {"plain": [], "ours": []}
@@ -109,14 +112,15 @@ def compare(backbone: str) -> dict:
     }
 
 
-def whole_run(backbone: str, count: int) -> tuple[float, float]:
-    """Return the seconds and the peak memory in MB of explaining `count` cells."""
-    model = training.build_model(backbone, weights="none").eval()
+def whole_run(backbone: str, count: int) -> tuple[float, float, float]:
+    """Return the seconds of explaining `count` cells, and the peaks of memory in MB: own, GPU's."""
+    model = training.build_model(backbone, weights="none").eval().to(DEVICE)
     patches, cells = random_cells(count)
     started = time.perf_counter()
     ours(model, patches, cells)
     seconds = time.perf_counter() - started
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    on_gpu = torch.cuda.max_memory_allocated() / 1e6 if DEVICE.type == "cuda" else np.nan
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, on_gpu
 
 
 def measure(backbone: str, cells: int) -> dict:
@@ -129,7 +133,7 @@ def measure(backbone: str, cells: int) -> dict:
     peaks = {}
     for count in (FEW, cells):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            seconds, peaks[count] = pool.apply(whole_run, (backbone, count))
+            seconds, peaks[count], on_gpu = pool.apply(whole_run, (backbone, count))
         print(
             f"{backbone}: {count} cells in {seconds:.0f} s, peak {peaks[count]:.0f} MB", flush=True
         )
@@ -138,6 +142,8 @@ def measure(backbone: str, cells: int) -> dict:
         "seconds": round(seconds, 1),
         "peak_mb": round(peaks[cells]),
         f"peak_mb_at_{FEW}": round(peaks[FEW]),
+        "peak_mb_on_gpu": on_gpu,
+        "device": training.device_name(),
         "threads": torch.get_num_threads(),
     }
 
@@ -146,12 +152,14 @@ def main() -> None:
     """Write the table, or with fewer cells only show it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, default=CELLS, help="fewer for a trial, not written")
-    cells = parser.parse_args().cells
-    rows = [measure(backbone, cells) for backbone in BACKBONES]
-    if cells == CELLS:
-        write_results("explain", rows, PACKAGES)
-    else:
-        print(pd.DataFrame(rows).to_string(index=False))
+    parser.add_argument("--backbones", nargs="+", default=BACKBONES, help="only these")
+    options, rows = parser.parse_args(), []
+    for backbone in options.backbones:
+        rows.append(measure(backbone, options.cells))
+        if options.cells == CELLS:
+            write_results("explain" + "_gpu" * (DEVICE.type == "cuda"), rows, PACKAGES)
+        else:
+            print(pd.DataFrame(rows).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -9,14 +9,17 @@ import pandas as pd
 
 from hsc_utils.files import ROOT, write_csv
 
+# a machine that is lent for some minutes hands back one folder, which it names in OUT
+RESULTS = Path(os.environ.get("OUT") or ROOT / "benchmarks/results")
+
 
 def write_results(name: str, rows: list[dict], packages: tuple[str, ...]) -> None:
-    """Print a table and write it as ``results/<name>.csv``, with machine and versions."""
+    """Print a table and write it as ``<name>.csv`` into `RESULTS`, with machine and versions."""
     table = pd.DataFrame(rows)
     print(table.to_string(index=False))
     versions = "; ".join(f"{package} {version(package)}" for package in packages)
     table = table.assign(cores=len(os.sched_getaffinity(0)), processor=_processor())
-    write_csv(ROOT / f"benchmarks/results/{name}.csv", table.assign(versions=versions))
+    write_csv(RESULTS / f"{name}.csv", table.assign(versions=versions))
 
 
 def _processor() -> str:

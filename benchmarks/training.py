@@ -1,18 +1,21 @@
 """Claim: training feeds the model at its own pace, and outruns the usual recipe.
 
-Run `python benchmarks/training.py`; it writes ``benchmarks/results/training.csv``. Training samples
-a second, medians of interleaved runs, of
+Run `python benchmarks/training.py`; it writes ``benchmarks/results/training.csv`` (with a GPU
+``training_gpu.csv``), a row as soon as it is measured. Training samples a second, medians of
+interleaved runs, of
 
 - *ours*: `training` as the notebooks call it: memory-mapped uint8 pixels, batches normalised and
-  augmented on the device, Lightning's loop;
+  augmented on the device, Lightning's loop; from the first fetch on, once patches are resized and
+  lie where they stay (`store_s` says how long that takes at the paper's size, once a run);
 - *ceiling*: the same model, precision and optimiser, fed with one ready batch in a bare loop;
+- *graphed*: the ceiling's step replayed as a CUDA graph, to know what that would bring;
 - *usual*: PNG files, PIL, `torchvision.transforms` sample by sample, a `DataLoader` with two
-  workers, float32, a bare loop. At 64 px the files are patches as step 02 exports them; at
-  512 px they are 2048 px wide, as step 01 writes them (and as the paper stored them);
-- *usual_resized*: the same from files that were resized to 512 px beforehand.
+  workers, float32, a bare loop. At 64 px the files are patches of 96 px, as step 02 exports them;
+  at 512 px they are 2048 px wide, as step 01 writes them (and as the paper stored them);
+- *usual_resized*: the same from files that have the input's size already.
 
-With a GPU the same table is made at the size of the paper's data, of random content, with the
-hours that the paper's two tables would take.
+With a GPU all of the paper's backbones are measured, with milliseconds a step, the peak of the
+memory and the largest batch that would fit (extrapolated from two batches).
 """
 
 import argparse
@@ -33,16 +36,18 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback
+from machine import RESULTS
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from hsc_utils import paper
-from hsc_utils.files import ROOT, write_csv
+from hsc_utils.files import write_csv
 from hsc_utils.study import RunConfig
 from hsc_utils.training import PAPER_ARCHITECTURES, batches, build_model, device_name
-from hsc_utils.training.fit import Classifier, keep_freed_memory, precision
+from hsc_utils.training.device import is_out_of_memory, lightning_precision
+from hsc_utils.training.fit import Classifier, keep_freed_memory
 
 RUNS = 5
 # backbone, side of the input in px, batch size and batches a run: on a CPU, and on a GPU
@@ -58,18 +63,19 @@ GPU_CASES = [
     for side, batch in ((64, 256), (512, 32))
     for name in PAPER_ARCHITECTURES
 ]
+QUICK_CASES = [("resnet18", 64, 8, 1)]
 COMPARED = {case[:2] for case in CPU_CASES}
-SOURCE_SIDE = {64: 64, 512: 2048}  # of the PNG files
-FILES = {64: 512, 512: 16, 2048: 8}
+STORED_SIDE = {64: 96, 512: 512}  # of the arrays: patches.npy as paper.yaml cuts it, images cached
+SOURCE_SIDE = {64: 96, 512: 2048}  # of the PNG files
+FILES = {64: 512, 96: 512, 512: 16, 2048: 8}
+USUAL_BATCHES = {64: 20, 512: 2}  # at most: a GPU's batch of 2048 px files takes a second to decode
 CLASSES = ["LT-HSC", "ST-HSC", "MPP"]
-# hours to redo the tables: the seeds of workflow/config/paper.yaml, and epochs as we guess them
-SEEDS, EPOCHS = 3, 40
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
 
 
 class Clock(Callback):
-    """Seconds from the first fetch to the end of the last step of a fit."""
+    """Seconds from before the first fetch to the end of the last step of a fit."""
 
     def on_train_start(self, *_: object) -> None:
         """Start."""
@@ -116,12 +122,27 @@ def classifier(config: RunConfig) -> Classifier:
     return Classifier(model.to(memory_format=torch.channels_last), config, np.full(3, 1 / 3))
 
 
+def stored(side: int, folder: Path) -> np.ndarray:
+    """Open the array that a model of this input is trained from."""
+    return np.load(folder / f"{STORED_SIDE[side]}.npy", mmap_mode="r")
+
+
+def store_seconds(side: int, batch: int, folder: Path) -> float:
+    """Time what a run does once: bring all samples to the input's size, where they stay."""
+    arrays = stored(side, folder)
+    rows = np.arange(len(arrays))
+    samples = pd.DataFrame({"class": np.array(CLASSES)[rows % 3], "row": rows})
+    started = now()
+    batches.training_batches(samples, arrays, config_of("resnet18", side, batch))
+    return now() - started
+
+
 def ours(name: str, side: int, batch: int, count: int, folder: Path) -> float:
     """Train some batches by Lightning from the memory-mapped array."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     keep_freed_memory()
-    arrays = np.load(folder / f"{side}.npy", mmap_mode="r")
+    arrays = stored(side, folder)
     rows = np.random.default_rng(0).integers(0, len(arrays), batch * count)
     samples = pd.DataFrame({"class": np.array(CLASSES)[rows % 3], "row": rows})
     config = config_of(name, side, batch)
@@ -131,7 +152,7 @@ def ours(name: str, side: int, batch: int, count: int, folder: Path) -> float:
     trainer = lightning.Trainer(
         accelerator="gpu" if ON_GPU else "cpu",
         devices=1,
-        precision=precision(),
+        precision=lightning_precision("auto"),
         max_epochs=1,
         callbacks=[clock],
         logger=False,
@@ -145,23 +166,83 @@ def ours(name: str, side: int, batch: int, count: int, folder: Path) -> float:
     return batch * count / clock.seconds
 
 
-def ceiling(name: str, side: int, batch: int, count: int, folder: Path) -> float:
-    """Train on one ready batch, at the precision of `ours`."""
-    keep_freed_memory()
-    trained = classifier(config_of(name, side, batch)).to(DEVICE).train()
+def ready_batch(side: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make one batch on the device."""
     images = torch.randn(batch, 3, side, side, device=DEVICE)
-    images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(batch, device=DEVICE) % 3
-    optimizer = trained.configure_optimizers()
-    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision())
+    return images.contiguous(memory_format=torch.channels_last), labels
+
+
+def bare_step(
+    trained: Classifier,
+    optimizer: torch.optim.Optimizer,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+) -> None:
+    """Take one step at the precision of `ours`."""
+    kinds = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    kind = kinds.get(lightning_precision("auto"))
+    optimizer.zero_grad()
+    with torch.autocast(DEVICE, kind, enabled=kind is not None, cache_enabled=False):
+        loss = nn.functional.cross_entropy(trained.model(images), labels, trained.class_weights)
+    loss.backward()
+    optimizer.step()
+
+
+def bare_training(name: str, side: int, batch: int) -> tuple[Classifier, torch.optim.Optimizer]:
+    """Give the model of `ours` and an optimiser like its own, which a CUDA graph can hold."""
+    keep_freed_memory()
+    torch.backends.cudnn.benchmark = ON_GPU and side >= 256
+    trained = classifier(config_of(name, side, batch)).to(DEVICE).train()
+    return trained, torch.optim.Adam(trained.parameters(), fused=True, capturable=ON_GPU)
+
+
+def ceiling(name: str, side: int, batch: int, count: int, folder: Path) -> float:
+    """Train on one ready batch in a bare loop."""
+    training, ready = bare_training(name, side, batch), ready_batch(side, batch)
     started = now()
     for _ in range(count):
-        optimizer.zero_grad()
-        with torch.autocast(DEVICE, kind, enabled=kind is not None):
-            loss = nn.functional.cross_entropy(trained.model(images), labels, trained.class_weights)
-        loss.backward()
-        optimizer.step()
+        bare_step(*training, *ready)
     return batch * count / (now() - started)
+
+
+def graphed(name: str, side: int, batch: int, count: int, folder: Path) -> float:
+    """Train on one ready batch, the step captured once and replayed; NaN where that fails."""
+    training, ready = bare_training(name, side, batch), ready_batch(side, batch)
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):  # as CUDA asks: some steps on another stream first
+        for _ in range(3):
+            bare_step(*training, *ready)
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            bare_step(*training, *ready)
+    except RuntimeError as error:
+        print(f"no CUDA graph of {name}: {str(error).splitlines()[0]}", flush=True)
+        return np.nan
+    started = now()
+    for _ in range(count):
+        graph.replay()
+    return batch * count / (now() - started)
+
+
+def memory(name: str, side: int, batch: int) -> dict[str, float]:
+    """Measure a step's peak of GPU memory, and from a second batch the largest that would fit."""
+    peaks = {}
+    for size in (batch, batch // 2):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        bare_step(*bare_training(name, side, batch), *ready_batch(side, size))
+        torch.cuda.synchronize()
+        peaks[size] = torch.cuda.max_memory_allocated()
+    a_sample = (peaks[batch] - peaks[batch // 2]) / (batch - batch // 2)
+    total = torch.cuda.get_device_properties(0).total_memory
+    return {
+        "peak_gb": peaks[batch] / 1e9,
+        "largest_batch": int(batch + (0.95 * total - peaks[batch]) / a_sample),
+    }
 
 
 class Files(Dataset):
@@ -208,6 +289,7 @@ def usual(
     By then they have begun the next batches, so two batches more are in their queue: as much is
     decoded while the clock runs as is trained on.
     """
+    count = min(count, USUAL_BATCHES[side])
     paths = sorted((folder / f"{source or SOURCE_SIDE[side]}").glob("*.png"))
     model, optimizer = usual_model(name)
     files = Files(paths, side, batch * (count + 2))
@@ -239,7 +321,7 @@ def write_samples(folder: Path, sides: set[int]) -> None:
     """Write an array for each side of input, and PNG files: coarse noise with fine noise on it."""
     print("writing samples", flush=True)
     rng = np.random.default_rng(0)
-    for side in sides | {SOURCE_SIDE[side] for side in sides}:
+    for side in sides | {at[side] for side in sides for at in (STORED_SIDE, SOURCE_SIDE)}:
         (folder / str(side)).mkdir()
         pictures = []
         for number in range(FILES[side]):
@@ -248,14 +330,14 @@ def write_samples(folder: Path, sides: set[int]) -> None:
             picture = picture + rng.integers(0, 32, picture.shape, dtype=np.uint8)
             cv2.imwrite(str(folder / str(side) / f"{number:03d}.png"), picture)
             pictures.append(picture)
-        if side in sides:
+        if side in STORED_SIDE.values():
             write_array(folder / f"{side}.npy", np.stack(pictures), full_size(side))
 
 
-def full_size(side: int) -> int:
+def full_size(stored_side: int) -> int:
     """Return the paper's number of samples on a GPU; on a CPU a few stand for them."""
-    counts = paper.counts()
-    return int(counts["cells" if side == 64 else "images"].sum()) if ON_GPU else FILES[side]
+    level = "images" if stored_side == STORED_SIDE[512] else "cells"
+    return int(paper.counts()[level].sum()) if ON_GPU else FILES[stored_side]
 
 
 def write_array(path: Path, pictures: np.ndarray, count: int) -> None:
@@ -270,9 +352,9 @@ def write_array(path: Path, pictures: np.ndarray, count: int) -> None:
 def measure(case: tuple, runs: int, folder: Path, workers: dict) -> dict:
     """Time one case, the ways taking turns; a first run of each warms up."""
     name, side, batch, count = case
-    ways = [ours, ceiling]
+    ways = [ours, ceiling, graphed] if ON_GPU else [ours, ceiling]
     if (name, side) in COMPARED:
-        ways += [usual, usual_resized] if side != SOURCE_SIDE[side] else [usual]
+        ways += [usual, usual_resized]
     rates = {way.__name__: [] for way in ways}
     for run in range(runs + 1):
         for way in ways:
@@ -283,54 +365,68 @@ def measure(case: tuple, runs: int, folder: Path, workers: dict) -> dict:
                 rates[way.__name__].append(rate)
     row = {"model": name, "px": side, "batch": batch}
     row |= {key: float(np.median(found)) for key, found in rates.items()}
-    row["of_ceiling"] = row["ours"] / row["ceiling"]
+    row |= {"of_ceiling": row["ours"] / row["ceiling"], "step_ms": 1000 * batch / row["ours"]}
     for key in ("usual", "usual_resized"):
         row[f"over_{key}"] = row["ours"] / row[key] if key in row else np.nan
+    if ON_GPU:
+        row |= workers["ours"].submit(memory, name, side, batch).result()
+    if name == PAPER_ARCHITECTURES[0]:  # it is the same for all
+        row["store_s"] = workers["ours"].submit(store_seconds, side, batch, folder).result()
     print(
         "  ".join(f"{key} {round(row[key], 2)}" for key in row if key != "model"), name, flush=True
     )
     return row
 
 
-def hours(table: pd.DataFrame) -> float:
-    """Estimate the hours of both tables: all backbones, seeds and epochs; validation is a third."""
-    samples = {side: full_size(side) for side in (64, 512)}
-    seconds = sum(samples[row.px] * (0.6 + 0.2 / 3) / row.ours for row in table.itertuples())
-    return SEEDS * EPOCHS * seconds / 3600
-
-
 def main() -> None:
-    """Measure every case, print and write the table."""
+    """Measure every case; write the table anew after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=RUNS, help="timed runs of each way")
     parser.add_argument("--cases", type=int, nargs="+", help="only these rows of the table, from 0")
+    parser.add_argument("--resume", action="store_true", help="keep rows measured on this device")
+    parser.add_argument("--quick", action="store_true", help="one tiny case, to try the script")
     options = parser.parse_args()
-    cases = GPU_CASES if ON_GPU else CPU_CASES
+    cases = QUICK_CASES if options.quick else GPU_CASES if ON_GPU else CPU_CASES
     cases = [cases[number] for number in options.cases or range(len(cases))]
-    started = time.perf_counter()
+    machine = {
+        "runs": options.runs,
+        "device": device_name("auto"),
+        "cores": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+    }
+    path = RESULTS / f"training{'_quick' if options.quick else '_gpu' if ON_GPU else ''}.csv"
+    table = earlier_rows(path, machine) if options.resume else pd.DataFrame()
+    done = set() if table.empty else set(zip(table["model"], table["px"], strict=True))
+    cases = [case for case in cases if case[:2] not in done]
     spawn = get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         write_samples(Path(folder), {side for _, side, _, _ in cases})
         with ProcessPoolExecutor(1, spawn) as one, ProcessPoolExecutor(1, spawn) as other:
             workers = {"ours": one, "usual": other}
-            rows = [measure(case, options.runs, Path(folder), workers) for case in cases]
-    table = pd.DataFrame(rows)
+            for case in cases:
+                try:
+                    row = measure(case, options.runs, Path(folder), workers)
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    row = {"model": case[0], "px": case[1], "batch": case[2]}
+                    print(f"{case[0]} at {case[1]} px: out of memory", flush=True)
+                row = pd.DataFrame([row]).round(3).assign(**machine)
+                table = pd.concat([table, row], ignore_index=True)
+                write_csv(path, table)
     for key in ("of_ceiling", "over_usual", "over_usual_resized"):
         print(f"{key}: {table[key].mean():.2f} on average")
-    if ON_GPU:
-        print(f"both tables, {SEEDS} seeds of {EPOCHS} epochs: {hours(table):.1f} h")
-    else:
-        print("no GPU here: the table at full size was not measured")
-    table = table.round(3).assign(
-        runs=options.runs,
-        device=device_name(),
-        cores=torch.get_num_threads(),
-        machine=platform.machine(),
-        torch=torch.__version__,
-        lightning=lightning.__version__,
-    )
-    write_csv(ROOT / f"benchmarks/results/training{'_gpu' if ON_GPU else ''}.csv", table)
-    print(f"{time.perf_counter() - started:.0f} s")
+
+
+def earlier_rows(path: Path, machine: dict) -> pd.DataFrame:
+    """Read the rows that an earlier call measured on the same device with the same PyTorch."""
+    if not path.exists():
+        return pd.DataFrame()
+    table = pd.read_csv(path)
+    same = (table["device"] == machine["device"]) & (table["torch"] == machine["torch"])
+    return table[same]
 
 
 if __name__ == "__main__":

@@ -14,11 +14,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from IPython.display import Markdown
 
 from hsc_utils.files import ROOT, file_sha256, from_root, shown_path, write_json
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
 
 SIMULATED_NOTE = "Simulated demo data, not the paper's"
 
@@ -111,13 +114,21 @@ def write_provenance(
             "python": platform.python_version(),
             "platform": platform.platform(),
             "cpu_count": os.cpu_count(),
-            "versions": {name: metadata.version(name) for name in _RECORDED_PACKAGES},
+            "versions": {name: _version(name) for name in _RECORDED_PACKAGES},
             "seconds": round(seconds, 2),
             **record,
             "parameters": dict(parameters),
             "inputs": {shown_path(path): file_sha256(from_root(path)) for path in inputs},
         },
     )
+
+
+def _version(package: str) -> str:
+    """Return a package's version; a machine that only trains need not have them all."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def data_note(table: pd.DataFrame) -> str:
@@ -136,7 +147,7 @@ def data_note(table: pd.DataFrame) -> str:
     return SIMULATED_NOTE if table["simulated"].any() else ""
 
 
-def header(*, dataset: str, simulated: bool, device: str = "", weights: str = "") -> Markdown:
+def header(*, dataset: str, simulated: bool, device: str = "", weights: str = "") -> "Markdown":
     """Return the line that opens every notebook's results, with the banner where it is due.
 
     Parameters
@@ -155,6 +166,8 @@ def header(*, dataset: str, simulated: bool, device: str = "", weights: str = ""
     Markdown
         For display as the value of a cell.
     """
+    from IPython.display import Markdown  # training in batch needs no notebook
+
     line = f"**Data** {dataset}" + f" · **device** {device}" * bool(device)
     line += f" · **starting weights** {weights}" * bool(weights)
     if simulated:

@@ -15,11 +15,9 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from hsc_utils import metrics, training
-from hsc_utils.explanation.maps import checked_inputs, grad_cam, same_shapes, single_precision
+from hsc_utils.explanation.maps import checked_inputs, grad_cam, same_shapes
 
 _TOGETHER = 256  # images on the device at once
-
-_estimate_statistics = single_precision(training.estimate_statistics)
 
 
 def scrambled_correlations(
@@ -91,7 +89,8 @@ def scrambled_models(
             weight.data = weight.data.flatten()[order].view_as(weight)
         norms += [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d)]
         if weights and not name.startswith(("norm", "bn", "transition")):
-            _estimate_statistics(scrambled, images.split(_TOGETHER), norms)
+            with training.single_precision():
+                training.estimate_statistics(scrambled, images.split(_TOGETHER), norms)
             yield name, scrambled
 
 
@@ -254,7 +253,7 @@ def moved(order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 @torch.inference_mode()
-@single_precision
+@training.single_precision()
 def deletion_curves(
     model: nn.Module,
     images: Tensor,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import DenseNet, ResNet
 from tqdm.auto import tqdm
 
+from hsc_utils import training
 from hsc_utils.files import no_bar
 
 _STAGES = {
@@ -71,11 +72,7 @@ def _model_and_layer(model: nn.Module, layer: str | None) -> tuple[nn.Module, nn
     return model, modules[layer]
 
 
-# full float32 on a GPU too, so that it agrees with a CPU
-single_precision = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-
-
-@single_precision
+@training.single_precision()
 @torch.inference_mode(mode=False)
 @torch.enable_grad()
 def grad_cam(

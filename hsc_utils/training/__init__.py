@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "resize",
             "to_input",
         ],
-        "fit": ["device_name"],
+        "device": ["device_name", "find_device", "single_precision"],
         "models": [
             "estimate_statistics",
             "PAPER_ARCHITECTURES",

@@ -1,11 +1,15 @@
 """Images and cells as arrays, and batches of them on the device.
 
 Pixels stay uint8 until a batch lies on the device; there it is normalised and augmented as a
-whole, so that the processor's cores are left to the model.
+whole, so that the processor's cores are left to the model. On a GPU all pixels lie there from the
+start if they leave room for the model; otherwise a thread fetches the next batches meanwhile.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -13,9 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.contrib.concurrent import thread_map
 
 from hsc_utils.files import (
@@ -28,9 +31,13 @@ from hsc_utils.files import (
     shown_path,
 )
 from hsc_utils.study import ALL_CHANNELS, RunConfig, TrainingSettings
+from hsc_utils.training.device import find_device, free_memory
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_RESIZED_AT_MOST = 4 * 2**30  # bytes kept in memory so as not to resize in every epoch
+_COPIED_AT_ONCE = 256  # samples on their way to a GPU
+_AHEAD = 2  # batches fetched before they are needed
 
 
 def to_input(arrays: np.ndarray, config: RunConfig, device: str | torch.device = "cpu") -> Tensor:
@@ -55,19 +62,29 @@ def to_input(arrays: np.ndarray, config: RunConfig, device: str | torch.device =
     ValueError
         If `arrays` are not as described.
     """
-    return normalise(torch.from_numpy(resize(arrays, config.input_size)).to(device), config)
+    pixels = torch.from_numpy(resize(arrays, config.input_size)).to(device)
+    return Normalise(config).to(device)(pixels)
 
 
-def normalise(images: Tensor, config: RunConfig) -> Tensor:
+class Normalise(nn.Module):
     """Choose channels and normalise uint8 (N, H, W, 3) to float32 (N, C, H, W).
 
-    The result keeps the layout of the input, channels last: it is faster to convolve.
+    The result keeps the layout of the input, channels last: it is faster to convolve. As buffers
+    its numbers move to the device once, not with every batch.
     """
-    mean = torch.tensor(config.mean, device=images.device) * 255
-    std = torch.tensor(config.std, device=images.device) * 255
-    if config.channels != ALL_CHANNELS:
-        images = images[..., list(config.channels)]
-    return ((images - mean) / std).permute(0, 3, 1, 2)
+
+    def __init__(self, config: RunConfig):
+        super().__init__()
+        chosen = None if config.channels == ALL_CHANNELS else torch.tensor(config.channels)
+        self.register_buffer("channels", chosen, persistent=False)
+        self.register_buffer("mean", torch.tensor(config.mean) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(config.std) * 255, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise a batch that lies on this module's device."""
+        if self.channels is not None:
+            images = images.index_select(3, self.channels)
+        return ((images - self.mean) / self.std).permute(0, 3, 1, 2)
 
 
 def resize(arrays: np.ndarray, size: int) -> np.ndarray:
@@ -181,39 +198,128 @@ def channel_statistics(
     return tuple(mean.round(6).tolist()), tuple(np.maximum(std, 1 / 255).round(6).tolist())
 
 
-def training_batches(samples: pd.DataFrame, arrays: np.ndarray, config: RunConfig) -> DataLoader:
+def training_batches(samples: pd.DataFrame, arrays: np.ndarray, config: RunConfig) -> "Batches":
     """Serve shuffled batches: uint8 (B, S, S, 3) and int64 (B,), a new order every epoch.
 
     The order depends on the run's seed and the epoch alone, so that a resumed run sees what an
     uninterrupted one would. Against imbalance, ``sampler`` draws with replacement instead.
     """
-    data, chances = _Samples(samples, arrays, config), None
+    chances = None
     if config.imbalance == "sampler":
-        chances = 1 / (len(config.class_names) * np.bincount(data.labels))[data.labels]
-    return _loader(data, _EpochBatches(len(samples), config, chances))
+        labels = _labels(samples, config)
+        chances = 1 / (len(config.class_names) * np.bincount(labels))[labels]
+    return Batches(samples, arrays, config, _EpochBatches(len(samples), config, chances))
 
 
-def ordered_batches(samples: pd.DataFrame, arrays: np.ndarray, config: RunConfig) -> DataLoader:
+def ordered_batches(samples: pd.DataFrame, arrays: np.ndarray, config: RunConfig) -> "Batches":
     """Serve batches like `training_batches`, in the order of the samples."""
     count, size = len(samples), config.batch_size
-    sampler = [range(start, min(start + size, count)) for start in range(0, count, size)]
-    return _loader(_Samples(samples, arrays, config), sampler)
+    sampler = [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
+    return Batches(samples, arrays, config, sampler)
 
 
-class _Samples(Dataset):
-    """Whole batches of an array on disk, by the positions of their samples."""
+class Batches:
+    """Batches of pixels and labels, by the positions that a sampler gives.
 
-    def __init__(self, samples: pd.DataFrame, arrays: np.ndarray, config: RunConfig):
-        self.arrays, self.size, self.rows = arrays, config.input_size, samples["row"].to_numpy()
-        self.labels = pd.Index(config.class_names).get_indexer(samples["class"])
+    They lie on the GPU if all pixels do, otherwise in memory, for Lightning to move. It looks for a
+    ``sampler``, to set its epoch, and for a ``batch_sampler``, as a DataLoader has them.
+    """
 
-    def __getitem__(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
-        positions = np.asarray(positions)
-        pixels = resize(self.arrays[self.rows[positions]], self.size)
-        return torch.from_numpy(pixels), torch.from_numpy(self.labels[positions])
+    batch_sampler = None
+
+    def __init__(
+        self,
+        samples: pd.DataFrame,
+        arrays: np.ndarray,
+        config: RunConfig,
+        sampler: "_EpochBatches | Sequence[np.ndarray]",
+    ):
+        self.sampler = sampler
+        rows, labels = samples["row"].to_numpy(), _labels(samples, config)
+        place = pixels_place(len(rows) * config.input_size**2 * 3)
+        self.ahead = place == "pinned"
+        if place == "device":
+            self.fetch = _fetch_on_device(arrays, rows, labels, config.input_size)
+        else:
+            self.fetch = _fetch_in_memory(arrays, rows, labels, config.input_size, self.ahead)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # a generator asks for the order with the first batch: Lightning sets the epoch until then
+        if self.ahead:
+            yield from _fetch_ahead(self.fetch, self.sampler)
+        else:
+            yield from map(self.fetch, self.sampler)
 
 
-class _EpochBatches(Sampler):
+def pixels_place(needed: int) -> str:
+    """Choose where so many bytes of pixels lie: on the ``device``, ``pinned``, or in ``memory``.
+
+    Pixels may take half of what is free on a GPU: the rest is the model's.
+    """
+    if find_device().type == "cpu":
+        return "memory"
+    return "device" if 2 * needed <= free_memory() else "pinned"
+
+
+def _labels(samples: pd.DataFrame, config: RunConfig) -> np.ndarray:
+    return pd.Index(config.class_names).get_indexer(samples["class"])
+
+
+Fetch = Callable[[np.ndarray], tuple[Tensor, Tensor]]
+
+
+def _fetch_in_memory(
+    arrays: np.ndarray, rows: np.ndarray, labels: np.ndarray, size: int, pinned: bool
+) -> Fetch:
+    """Gather batches on the processor; into memory that a GPU can read by itself if `pinned`."""
+    other_size = arrays.shape[1:3] != (size, size)
+    if other_size and len(rows) * size**2 * 3 <= _RESIZED_AT_MOST:
+        resized = np.empty((len(rows), size, size, 3), np.uint8)
+        for place, row in zip(resized, rows, strict=True):
+            place[:] = _resize_one(arrays[row], size)
+        arrays, rows = resized, np.arange(len(rows))
+
+    def fetch(positions: np.ndarray) -> tuple[Tensor, Tensor]:
+        pixels = torch.from_numpy(resize(arrays[rows[positions]], size))
+        chosen = torch.from_numpy(labels[positions])
+        return (pixels.pin_memory(), chosen.pin_memory()) if pinned else (pixels, chosen)
+
+    return fetch
+
+
+def _fetch_on_device(arrays: np.ndarray, rows: np.ndarray, labels: np.ndarray, size: int) -> Fetch:
+    """Copy all pixels to the device, in the input's size; then only positions travel."""
+    device = find_device()
+    pixels = torch.empty((len(rows), size, size, 3), dtype=torch.uint8, device=device)
+    for start in range(0, len(rows), _COPIED_AT_ONCE):
+        part = slice(start, start + _COPIED_AT_ONCE)
+        pixels[part] = torch.from_numpy(resize(arrays[rows[part]], size))
+    return partial(_gather, pixels, torch.from_numpy(labels).to(device))
+
+
+def _gather(pixels: Tensor, labels: Tensor, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+    chosen = torch.from_numpy(positions).to(pixels.device, non_blocking=True)
+    return pixels.index_select(0, chosen), labels.index_select(0, chosen)
+
+
+def _fetch_ahead(
+    fetch: Fetch, sampler: "_EpochBatches | Sequence[np.ndarray]"
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Fetch in one thread, some batches ahead of the one in use."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque()
+        for positions in sampler:
+            waiting.append(thread.submit(fetch, positions))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+class _EpochBatches:
     """Positions of the batches of an epoch, all of nearly one size."""
 
     def __init__(self, count: int, config: RunConfig, chances: np.ndarray | None):
@@ -235,14 +341,6 @@ class _EpochBatches(Sampler):
         else:
             order = rng.choice(self.count, self.count, p=self.chances)
         yield from np.array_split(order, self.batches)
-
-
-def _loader(samples: _Samples, sampler: Sampler | list) -> DataLoader:
-    # on a GPU a second process fetches while the device computes; on a CPU they would compete
-    on_gpu = torch.cuda.is_available()
-    return DataLoader(
-        samples, sampler=sampler, batch_size=None, num_workers=2 * on_gpu, pin_memory=on_gpu
-    )
 
 
 def augment(

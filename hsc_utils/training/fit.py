@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning
@@ -23,10 +24,18 @@ from hsc_utils import metrics
 from hsc_utils.files import atomic_path, set_aside, shown_path, write_csv
 from hsc_utils.study import Run, RunConfig
 from hsc_utils.training import batches
+from hsc_utils.training.device import (
+    find_device,
+    full_memory_explained,
+    is_out_of_memory,
+    lightning_precision,
+    single_precision,
+)
 from hsc_utils.training.models import build_model, estimate_statistics
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_BENCHMARKED_FROM = 256  # pixels of the input's side
 _CLEAN_SAMPLES = 256  # enough for a mean and a spread
 
 
@@ -44,32 +53,28 @@ def fit(samples: pd.DataFrame, arrays: np.ndarray, run: Run, config: RunConfig) 
     )
     subsets = dict(list(samples.groupby("split")))
     shares = subsets["train"]["class"].value_counts(normalize=True)[class_names].to_numpy()
-    check_input_size(model, config)
-    classifier = Classifier(model.to(memory_format=torch.channels_last), config, shares)
-    if config.batch_norm == "clean":
-        count = min(_CLEAN_SAMPLES, len(subsets["train"]))
-        chosen = subsets["train"].sample(count, random_state=config.seed)
-        classifier.clean = batches.ordered_batches(chosen, arrays, config)
     progress = _Progress(run, config)
     trainer = _trainer(config, progress)
     on_interrupt = signal.getsignal(signal.SIGINT)
-    try:
-        trainer.fit(
-            classifier,
-            batches.training_batches(subsets["train"], arrays, config),
-            batches.ordered_batches(subsets["validation"], arrays, config),
-            ckpt_path=progress.latest(),
-        )
-    except SystemExit:  # what Lightning makes of Ctrl-C, and then it is deaf to the next one
-        signal.signal(signal.SIGINT, on_interrupt)
-        raise KeyboardInterrupt("Training was stopped; run it again to continue.") from None
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
-        raise MemoryError(
-            f"A batch of {config.batch_size} at {config.input_size} px does not fit into the "
-            f"memory of {device_name(config.precision)}: lower batch_size first, then input_size."
-        ) from error
+    # without 16 bits a GPU would round float32 to TF32 in convolutions
+    rounding = single_precision() if config.precision == "float32" else nullcontext()
+    with full_memory_explained(config), rounding:
+        check_input_size(model, config)
+        classifier = Classifier(model.to(memory_format=torch.channels_last), config, shares)
+        if config.batch_norm == "clean":
+            count = min(_CLEAN_SAMPLES, len(subsets["train"]))
+            chosen = subsets["train"].sample(count, random_state=config.seed)
+            classifier.clean = batches.ordered_batches(chosen, arrays, config)
+        try:
+            trainer.fit(
+                classifier,
+                batches.training_batches(subsets["train"], arrays, config),
+                batches.ordered_batches(subsets["validation"], arrays, config),
+                ckpt_path=progress.latest(),
+            )
+        except SystemExit:  # what Lightning makes of Ctrl-C, and then it is deaf to the next one
+            signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt("Training was stopped; run it again to continue.") from None
     if not np.isfinite(progress.least_loss):
         raise ValueError(
             "The validation loss was never a finite number: lower learning_rate, and look at the "
@@ -86,6 +91,8 @@ def check_input_size(model: nn.Module, config: RunConfig) -> None:
         with torch.inference_mode():
             model.eval()(torch.zeros(1, len(config.channels), side, side))
     except (RuntimeError, ValueError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
             f"input_size: {config.architecture} cannot take {side} px ({error}). Try 224, which "
             "every torchvision classifier takes, or another architecture."
@@ -112,6 +119,7 @@ class Classifier(lightning.LightningModule):
     def __init__(self, model: nn.Module, config: RunConfig, shares: np.ndarray):
         super().__init__()
         self.model, self.config = model, config
+        self.normalise = batches.Normalise(config)
         weights = 1 / (len(shares) * shares) if config.imbalance == "weights" else shares**0
         self.register_buffer("class_weights", torch.tensor(weights, dtype=torch.float32), False)
         self.train_losses: list[Tensor] = []
@@ -132,7 +140,7 @@ class Classifier(lightning.LightningModule):
     def on_after_batch_transfer(self, batch: tuple, dataloader_idx: int) -> tuple:
         """Normalise a batch that has come to the device, and augment it in training."""
         pixels, labels = batch
-        images = batches.normalise(pixels, self.config)
+        images = self.normalise(pixels)
         if self.trainer.training:
             # the step's own seed: a resumed run then draws what an uninterrupted one would
             torch.manual_seed(hash((self.config.seed, self.global_step, 0)))
@@ -150,8 +158,7 @@ class Classifier(lightning.LightningModule):
         """Estimate the statistics of batch normalisation on samples that are not augmented."""
         if self.config.batch_norm == "clean":
             pictures = (pixels.to(self.device) for pixels, _ in self.clean)
-            normalised = (batches.normalise(pixels, self.config) for pixels in pictures)
-            estimate_statistics(self.model, normalised)
+            estimate_statistics(self.model, map(self.normalise, pictures))
 
     def validation_step(self, batch: tuple, batch_idx: int) -> None:
         """Keep the logits of a batch."""
@@ -251,9 +258,11 @@ def _trainer(config: RunConfig, progress: _Progress) -> lightning.Trainer:
     )
     callbacks = [stopping, progress]  # in this order: a checkpoint holds the patience left
     return lightning.Trainer(
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        accelerator="gpu" if find_device().type == "cuda" else "cpu",
         devices=1,
-        precision=_precision(config.precision),
+        precision=lightning_precision(config.precision),
+        # cuDNN tries its ways to convolve: seconds once, for large images worth it
+        benchmark=config.input_size >= _BENCHMARKED_FROM,
         max_epochs=config.max_epochs,
         callbacks=[*callbacks, TQDMProgressBar()] if interactive else callbacks,
         logger=False,
@@ -272,36 +281,17 @@ def predict(
 
     Computed in single precision, so that others can repeat them.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = find_device()
     model = model.eval().to(device, memory_format=torch.channels_last)
+    normalise = batches.Normalise(config).to(device)
     probabilities = []
-    with torch.inference_mode():
+    with full_memory_explained(config), single_precision(), torch.inference_mode():
         for pixels, _ in batches.ordered_batches(samples, arrays, config):
-            logits = model(batches.normalise(pixels.to(device), config))
+            logits = model(normalise(pixels.to(device, non_blocking=True)))
             probabilities.append(logits.softmax(1).cpu().numpy())
     columns = [f"p_{name}" for name in config.class_names]
     table = samples[["id", "image_id", "class", "split", "group"]].reset_index(drop=True)
     return table.join(pd.DataFrame(np.concatenate(probabilities), columns=columns))
-
-
-def device_name(precision: str = "float32") -> str:
-    """Name the device that models train on, with the precision (`TrainingSettings`)."""
-    bits = {"32-true": "float32", "bf16-mixed": "bfloat16", "16-mixed": "float16"}
-    kind = bits[_precision(precision)]
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()} ({kind})"
-    return f"CPU, {torch.get_num_threads()} threads ({kind})"
-
-
-def _precision(asked: str) -> str:
-    """Choose bfloat16 where the hardware computes with it, otherwise single precision."""
-    if asked == "float32":
-        return "32-true"
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-    capabilities = torch.cpu.get_capabilities()
-    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return "bf16-mixed" if fast else "32-true"
 
 
 def keep_freed_memory() -> None:

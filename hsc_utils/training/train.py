@@ -16,6 +16,7 @@ from hsc_utils.files import atomic_path, from_root, set_aside, write_json
 from hsc_utils.provenance import code_digest, write_provenance
 from hsc_utils.study import Run, RunConfig, TrainingSettings
 from hsc_utils.training import batches, fit
+from hsc_utils.training.device import device_name
 from hsc_utils.training.models import build_model, starting_weights
 
 
@@ -108,7 +109,7 @@ def train(
         inputs=inputs,
         seconds=float(work.history["seconds"].sum()),
         seed=config.seed,
-        device=fit.device_name(config.precision),
+        device=device_name(config.precision),
         weights=config.weights_used,
         simulated=bool(samples["simulated"].any()),
     )
@@ -279,7 +280,9 @@ def _config(
         mean=[mean[channel] for channel in settings.channels],
         std=[std[channel] for channel in settings.channels],
         samples_sha256=identity.hexdigest(),
-        code_sha256=code_digest("training.batches", "training.models", "training.fit"),
+        code_sha256=code_digest(
+            "training.batches", "training.models", "training.fit", "training.device"
+        ),
     )
 
 

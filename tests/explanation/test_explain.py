@@ -137,6 +137,7 @@ class TestGradCam:
         maps = grad_cam(model, images[:1], [1])
         np.testing.assert_allclose(maps, enlarged(expected), atol=1e-4)
 
+    @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU to compare with")
     @pytest.mark.parametrize("name", ["resnet18", "densenet169"])
     @pytest.mark.parametrize("stride", [32, 16])

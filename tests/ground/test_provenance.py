@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -59,6 +61,23 @@ def test_provenance_names_inputs_by_hash(tmp_path):
     assert str(tmp_path) not in json.dumps(record), (
         "provenance must not name this machine's folders"
     )
+
+
+def test_a_machine_without_a_notebook_can_train_and_record(tmp_path, monkeypatch):
+    """Such as one that is lent with a GPU: nothing of IPython is imported, nor need be there."""
+    known = provenance.metadata.version
+
+    def version(package):
+        if package == "papermill":
+            raise provenance.metadata.PackageNotFoundError(package)
+        return known(package)
+
+    monkeypatch.setattr(provenance.metadata, "version", version)
+    provenance.write_provenance(tmp_path, parameters={}, seconds=0)
+    versions = json.loads((tmp_path / "provenance.json").read_text())["versions"]
+    assert versions["papermill"] == "not installed" and versions["torch"] == known("torch")
+    code = "import sys; sys.modules['IPython'] = None; import hsc_utils.provenance"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_shown_path_hides_the_machine(tmp_path):

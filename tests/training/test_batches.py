@@ -138,6 +138,7 @@ def test_to_input_normalises_the_chosen_channels(channels):
     )
     found = batches.to_input(arrays, config)
     assert found.shape == (2, len(channels), 32, 32) and found.dtype == torch.float32
+    assert found.is_contiguous(memory_format=torch.channels_last)
     for place, k in enumerate(channels):
         expected = (arrays[..., k] / 255 - CONFIG.mean[k]) / CONFIG.std[k]
         assert np.allclose(found[:, place].numpy(), expected, atol=1e-5)
@@ -201,6 +202,77 @@ def test_ordered_batches_follow_their_rows():
     pixels, labels = zip(*loader, strict=True)
     assert torch.cat(pixels)[:, 0, 0, 0].tolist() == rows
     assert torch.cat(labels).tolist() == rows
+
+
+PLACES = ["memory", "device", "pinned"]
+
+
+@pytest.fixture
+def stored_at(monkeypatch):
+    """Take the road of a GPU, whose pinned memory is plain memory here."""
+
+    def choose(place):
+        monkeypatch.setattr(batches, "pixels_place", lambda needed: place)
+        if not torch.cuda.is_available():
+            monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+
+    return choose
+
+
+@pytest.mark.parametrize("side", [16, 24])
+@pytest.mark.parametrize("place", PLACES)
+def test_batches_are_the_same_wherever_pixels_lie(stored_at, place, side):
+    stored_at(place)
+    arrays = np.random.default_rng(0).integers(0, 256, (30, side, side, 3), dtype=np.uint8)
+    samples = samples_of(range(30)).sample(20, random_state=0)
+    config = numbered(30, input_size=16, batch_size=6)
+    for loader in (
+        batches.training_batches(samples, arrays, config),
+        batches.ordered_batches(samples, arrays, config),
+    ):
+        for pixels, labels in loader:
+            expected = batches.resize(arrays[labels.cpu().numpy()], 16)
+            assert pixels.dtype == torch.uint8 and (pixels.cpu().numpy() == expected).all()
+    shuffled = batches.training_batches(samples, arrays, config)
+    order = samples["row"].to_numpy()[np.random.default_rng((config.seed, 3)).permutation(20)]
+    assert order_of(shuffled, 3) == [part.tolist() for part in np.array_split(order, 4)]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_epoch_may_be_set_after_the_iterator_is_made(stored_at, place):
+    """Lightning does so in a resumed run, which would else begin with the order of epoch 0."""
+    stored_at(place)
+    arrays = np.zeros((25, 4, 4, 3), np.uint8)
+    loader = batches.training_batches(samples_of(range(25)), arrays, numbered(25, input_size=4))
+    expected = order_of(loader, 2)
+    loader.sampler.set_epoch(0)
+    iterator = iter(loader)
+    loader.sampler.set_epoch(2)
+    assert [labels.tolist() for _, labels in iterator] == expected
+
+
+def test_a_failure_in_the_fetching_thread_reaches_the_caller(stored_at):
+    stored_at("pinned")
+    arrays = np.zeros((3, 4, 4, 3), np.uint8)
+    loader = batches.ordered_batches(samples_of(range(5)), arrays, numbered(5, input_size=4))
+    with pytest.raises(IndexError):
+        list(loader)
+
+
+@pytest.mark.parametrize(("bound", "times"), [(2**30, 1), (0, 3)])
+@pytest.mark.parametrize("place", ["memory", "pinned"])
+def test_patches_are_resized_once_if_the_result_is_small_enough(
+    stored_at, monkeypatch, place, bound, times
+):
+    stored_at(place)
+    monkeypatch.setattr(batches, "_RESIZED_AT_MOST", bound)
+    arrays = np.random.default_rng(0).integers(0, 256, (10, 24, 24, 3), dtype=np.uint8)
+    resized, original = [], cv2.resize
+    monkeypatch.setattr(cv2, "resize", lambda *a, **k: resized.append(1) or original(*a, **k))
+    loader = batches.training_batches(samples_of(range(10)), arrays, numbered(10, input_size=16))
+    for epoch in range(3):
+        order_of(loader, epoch)
+    assert len(resized) == 10 * times
 
 
 @pytest.fixture

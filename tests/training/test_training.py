@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, safe_open
 
-from hsc_utils import metrics
+from hsc_utils import metrics, training
 from hsc_utils.study import NEVER_RUN, Run, tabulate_runs
 from hsc_utils.training import TrainingSettings, batches, fit, models, train
 
@@ -22,13 +22,21 @@ score_predictions = importlib.import_module("hsc_utils.training.train").score_pr
 CLASSES = ["LT-HSC", "ST-HSC", "MPP"]
 
 
+# test_gpu.py interrupts and resumes there
+no_fork_after_cuda = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="a process that has used a GPU cannot be forked"
+)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On a busy machine two threads wait for each other, and small models gain nothing."""
-    before = torch.get_num_threads()
+def repeatable():
+    """One thread: on a busy machine two wait for each other. And cuDNN's repeatable ways."""
+    before = torch.get_num_threads(), torch.backends.cudnn.deterministic
     torch.set_num_threads(1)
+    torch.backends.cudnn.deterministic = True
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(before[0])
+    torch.backends.cudnn.deterministic = before[1]
 
 
 def bright_squares(images=30, cells_per_image=4, side=32):
@@ -154,6 +162,58 @@ def test_other_settings_or_code_begin_anew(finished, tmp_path, changed):
     assert run.weights_file.stat().st_mtime_ns > whole.weights_file.stat().st_mtime_ns
 
 
+@pytest.mark.parametrize("changes", [{}, {"imbalance": "sampler"}, {"input_size": 24}])
+def test_training_is_the_plain_recipe_to_the_last_bit(tmp_path, changes):
+    """A bare loop without Lightning, threads or stores gives the very same weights."""
+    cells, arrays = bright_squares(cells_per_image=2)
+    settings = quick(precision="float32", max_epochs=1, batch_size=16, **changes)
+    train(cells, arrays, tmp_path, settings)
+    config, fitted = Run(tmp_path).config, cells[cells["split"] == "train"]
+    torch.manual_seed(config.seed)
+    model = models.build_model("resnet18", 3, "none").to(memory_format=torch.channels_last)
+    model.to(training.find_device())
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    labels = pd.Index(config.class_names).get_indexer(fitted["class"])
+    rng, count = np.random.default_rng((config.seed, 0)), len(fitted)
+    chances = (1 / np.bincount(labels))[labels] / 3
+    drawn = config.imbalance == "sampler"
+    order = rng.choice(count, count, p=chances) if drawn else rng.permutation(count)
+    with training.single_precision():
+        for step, part in enumerate(np.array_split(order, -(-count // config.batch_size))):
+            images = batches.to_input(arrays[fitted["row"].to_numpy()[part]], config)
+            images = images.to(training.find_device())
+            torch.manual_seed(hash((config.seed, step, 0)))
+            images = batches.augment(images, **config.augmentation)
+            chosen = torch.from_numpy(labels[part]).to(images.device)
+            torch.nn.functional.cross_entropy(
+                model(images), chosen, torch.ones(3).to(images)
+            ).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    found, expected = load_file(tmp_path / "model.safetensors"), model.cpu().state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("place", ["device", "pinned"])
+def test_on_a_gpus_road_an_interrupted_run_ends_with_the_same_weights(
+    tmp_path, monkeypatch, capsys, place
+):
+    """Its batches come from a store on the device, or from a thread that fetches ahead."""
+    cells, arrays = bright_squares(cells_per_image=1, side=48)
+    whole, run = Run(tmp_path / "whole"), Run(tmp_path / "cut")
+    train(cells, arrays, whole.directory, quick(max_epochs=3))
+    monkeypatch.setattr(batches, "pixels_place", lambda needed: place)
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    stopped_after(monkeypatch, 2, cells, arrays, run.directory, quick(max_epochs=3))
+    train(cells, arrays, run.directory, quick(max_epochs=3))
+    assert "continuing after epoch 2" in capsys.readouterr().out
+    resumed, expected = load_file(run.weights_file), load_file(whole.weights_file)
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+    pd.testing.assert_frame_equal(run.predictions, whole.predictions)
+
+
+@no_fork_after_cuda
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_training_killed_and_started_again_ends_with_the_same_weights(finished, tmp_path, capsys):
     """A process of its own is killed without warning after its second epoch."""
@@ -244,6 +304,7 @@ def stopped_after(monkeypatch, epochs, *arguments):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@no_fork_after_cuda
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 @pytest.mark.parametrize(
     ("losses", "schedule"),
@@ -254,8 +315,7 @@ def test_training_continues_after_the_last_epoch_not_the_best(
 ):
     cells, arrays = bright_squares(cells_per_image=1)
     monkeypatch.setattr(fit.Classifier, "on_validation_epoch_end", losses_by_epoch(*losses))
-    norms = {"constant": "running", "one-cycle": "clean"}[schedule]
-    settings = quick(max_epochs=5, schedule=schedule, batch_norm=norms)
+    settings = quick(max_epochs=5, schedule=schedule)
     whole, run = Run(tmp_path / "whole"), Run(tmp_path / "cut")
     train(cells, arrays, whole.directory, settings)
     killed_after(3, cells, arrays, run.directory, settings)
@@ -438,20 +498,6 @@ def test_the_rate_rises_and_falls_once_and_the_numbers_are_of_float32(tmp_path, 
     assert kinds == {"32-true"} and "float32" in Run(tmp_path).record["device"]
 
 
-def test_clean_statistics_are_those_of_training_samples_as_they_are(tmp_path):
-    cells, arrays = bright_squares(cells_per_image=2)
-    train(cells, arrays, tmp_path, quick(max_epochs=2, batch_norm="clean", batch_size=18))
-    model, config = models.load_run(tmp_path)
-    order = cells[cells["split"] == "train"].sample(36, random_state=config.seed)["row"]
-    inputs = batches.to_input(arrays[order], config)
-    with torch.inference_mode():
-        seen = [model.conv1(half) for half in inputs.split(18)]
-    expected = torch.stack([each.mean((0, 2, 3)) for each in seen]).mean(0)
-    torch.testing.assert_close(model.bn1.running_mean, expected, rtol=1e-4, atol=1e-5)
-    spread = torch.stack([each.var((0, 2, 3)) for each in seen]).mean(0)
-    torch.testing.assert_close(model.bn1.running_var, spread, rtol=1e-4, atol=1e-5)
-
-
 def test_a_class_without_a_test_sample_is_scored_around(tmp_path):
     cells, arrays = bright_squares(cells_per_image=1)
     rare = cells["class"].eq("MPP") & cells["split"].ne("train")
@@ -477,7 +523,6 @@ def test_class_weights_balance_the_loss(finished):
         ({"imbalance": "oversample"}, "imbalance: 'oversample' is not one of weights"),
         ({"normalisation": "minmax"}, "normalisation: 'minmax'"),
         ({"schedule": "cosine"}, "schedule: 'cosine' is not one of constant, one-cycle"),
-        ({"batch_norm": "frozen"}, "batch_norm: 'frozen' is not one of running, clean"),
         ({"precision": "float16"}, "precision: 'float16'"),
         ({"batch_size": 0}, "batch_size: 0 is not above 0"),
         ({"channels": []}, "channels:"),

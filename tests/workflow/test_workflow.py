@@ -415,6 +415,26 @@ def test_a_line_a_step_with_its_time_and_no_internals(capsys):
         signal.signal(signal.SIGINT, before)
 
 
+def test_each_step_gets_a_gpu_of_its_own(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho GPU 0: a\necho GPU 1: b\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(step, "ROOT", tmp_path)
+    (tmp_path / ".snakemake").mkdir()
+    with step.own_gpu() as of_cpu_run:
+        assert "CUDA_VISIBLE_DEVICES" not in of_cpu_run
+    monkeypatch.setenv("HSC_GPU", "required")
+    with step.own_gpu() as first, step.own_gpu() as second:
+        assert [each["CUDA_VISIBLE_DEVICES"] for each in (first, second)] == ["0", "1"]
+    with step.own_gpu() as again:
+        assert again["CUDA_VISIBLE_DEVICES"] == "0"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")  # a scheduler's choice
+    with step.own_gpu() as given:
+        assert given["CUDA_VISIBLE_DEVICES"] == "5"
+
+
 def test_snakemake_finds_the_voice():
     command = ["snakemake", "--logger", "steps", "--version"]
     environment = os.environ | {"PYTHONPATH": "workflow"}
