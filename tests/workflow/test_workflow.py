@@ -94,7 +94,7 @@ def test_each_run_is_named_once_and_the_slices_are_all_there():
 
 def test_the_book_shows_the_first_run_that_did_not_fail(tmp_path):
     config = config_of("demo", tmp_path)
-    first, second, _ = plan.runs_of(config, "cell")
+    first, second, *_ = plan.runs_of(config, "cell")
     assert plan.chapters(config)[3].parent == first.directory
     second.directory.mkdir(parents=True)
     record = {"inputs": {}, "weights": "none", "simulated": True, "seconds": 1}
@@ -195,7 +195,7 @@ def test_any_change_below_the_raw_folder_is_noticed(tmp_path):
 
 def test_damaged_memory_of_a_step_is_named_and_the_step_tried_again(tmp_path):
     config = config_of("demo", tmp_path)
-    runs = plan.runs_of(config, "cell")
+    runs = plan.runs_of(config, "cell")[:3]
     for run, content in zip(runs, ("", '{"fail', '{"failed": null}'), strict=True):
         run.directory.mkdir(parents=True)
         run.status_file.write_text(content)
