@@ -215,7 +215,7 @@ def test_each_slice_alone_has_a_clearly_lower_ceiling():
     table = simulation.ceilings(6000)["all"]
     alone = table[table.index.str.endswith("alone")]
     assert list(alone.index) == [f"{name} alone" for name in simulate.SLICE_NAMES[:3]]
-    assert 0.985 < table["all three slices"] < 0.9999
+    assert table["all three slices"] > 0.985
     assert (alone < table["all three slices"] - 0.04).all()
     assert table[f"only: {specimen.TRAITS['radius_px'].meaning}"] < 0.75
 
