@@ -185,6 +185,19 @@ def test_intervals_cover_what_they_claim(per_class, signal):
     assert (np.mean(hits, axis=0) > 0.89).all()
 
 
+def test_a_nearly_perfect_score_keeps_an_interval_that_says_something():
+    rng, truth = np.random.default_rng(3), np.arange(54) % 3
+    lows, covered = [], []
+    for _ in range(60):
+        logits = rng.normal(size=(54, 3))
+        logits[np.arange(54), truth] += 3.0  # an AUROC of 0.998 in truth
+        low, high = metrics.intervals(truth, softmax(logits), CLASSES, np.arange(54))["auroc"]
+        if not np.isnan(low):  # as it is at 1
+            lows.append(low)
+            covered.append(low <= 0.998 <= high)
+    assert len(lows) > 20 and np.median(lows) > 0.9 and np.mean(covered) > 0.9
+
+
 def test_days_that_resemble_themselves_widen_the_interval():
     rng = np.random.default_rng(1)
     days = np.repeat(np.arange(24), 5)
