@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hsc_utils import metrics, paper
+from hsc_utils import metrics, paper, training
 from hsc_utils.comparison.compare import SCORES, compare, holm, leave_one_out_scores
 from hsc_utils.comparison.compare import read_predictions as read_aligned
 from hsc_utils.files import shown_path
@@ -197,7 +197,7 @@ def _cells_against_images(evidence: Evidence) -> Answer:
         model = stand_in(evidence, level)
         of_level[level] = _finished(evidence, level, model).set_index("seed")["run"]
     for seed in of_level["cell"].index.intersection(of_level["image"].index):
-        both = [_of_images(of_level[level][seed]) for level in ("cell", "image")]
+        both = [training.vote(of_level[level][seed]) for level in ("cell", "image")]
         merged = both[0].merge(both[1], on="image_id", suffixes=("", "_other"))
         if (merged["split"] != merged["split_other"]).any():
             raise UnansweredError("The two levels were trained on different splits.")
@@ -223,13 +223,6 @@ def _cells_against_images(evidence: Evidence) -> Answer:
     )
     why += _density(evidence, of_level["image"].iloc[0])
     return Answer(f"voting cells minus images: AUROC {ours}", verdict, why)
-
-
-def _of_images(run: Run) -> pd.DataFrame:
-    """Return predictions of images; those of cells are averaged over each image."""
-    keys = ["image_id", "class", "split", "group"]
-    names = [f"p_{name}" for name in run.config.class_names]
-    return run.predictions.groupby(keys, sort=False)[names].mean().reset_index()
 
 
 def _sensitivities(evidence: Evidence) -> Answer:

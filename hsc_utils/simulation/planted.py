@@ -101,8 +101,7 @@ def draw_examples() -> Figure:
     figure, panels = drawing.picture_grid(
         len(DENSITY), len(slices) + 1, size=(9.6, 7.4), labels=list(DENSITY)
     )
-    for row, name in zip(panels, DENSITY, strict=True):
-        number = list(DENSITY).index(name)
+    for number, (row, name) in enumerate(zip(panels, DENSITY, strict=True)):
         traits = {key: trait.means[number] for key, trait in TRAITS.items()}
         cell = pd.DataFrame(
             [
@@ -123,7 +122,8 @@ def draw_examples() -> Figure:
         bar_px = 5 / PIXEL_SIZE_UM
         row[0].plot([4, 4 + bar_px], [52, 52], color="white", lw=2)
         row[0].text(4 + bar_px / 2, 50, "5 µm", color="white", fontsize=8, ha="center")
-    lines = [Line2D([], [], color=colour) for colour in ("0.4", "#E69F00", "#56B4E9")]
+    # white would not show on the page
+    lines = [Line2D([], [], color=colour) for colour in ("0.4", *list(_PARTS.values())[1:])]
     figure.legend(
         lines, ["cell (white)", "nucleus", "granules"], loc="outside lower center", ncols=3
     )

@@ -30,6 +30,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "score_table",
             "scores_note",
             "sentence",
+            "vote",
         ],
         "train": ["TrainingSettings", "check_samples", "train"],
     },

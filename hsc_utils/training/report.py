@@ -234,10 +234,14 @@ def _difference(gaps: list[np.ndarray]) -> str:
     return f"{gaps[0][0]:+.3f} ({low:+.3f} to {high:+.3f}): {end}"
 
 
-def vote(cell_run: Run) -> pd.DataFrame:
-    """Let the cells of each image vote: an image's probabilities are the mean of its cells'."""
-    columns = [f"p_{name}" for name in cell_run.config.class_names]
-    of_image = cell_run.predictions.groupby(["image_id", "class", "split", "group"], sort=False)
+def vote(run: Run) -> pd.DataFrame:
+    """Let the cells of each image vote: its probabilities become the mean of theirs.
+
+    Predictions of whole images stay what they are. Returned are ``image_id``, ``class``,
+    ``split``, ``group`` and ``p_…``, one row an image.
+    """
+    columns = [f"p_{name}" for name in run.config.class_names]
+    of_image = run.predictions.groupby(["image_id", "class", "split", "group"], sort=False)
     return of_image[columns].mean().reset_index()
 
 
