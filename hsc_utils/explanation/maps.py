@@ -113,6 +113,8 @@ def grad_cam(
     ValueError
         If the model is in training mode or cannot take these images, the layer does not exist
         or gives no map, or an argument is not as described.
+    MemoryError
+        If a batch does not fit; the message says what to lower.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: {batch_size} is not at least 1.")
@@ -125,22 +127,23 @@ def grad_cam(
     captum = LayerGradCam(explained, module)
     maps = np.zeros((len(images), *images.shape[-2:]), np.float32)
     starts = range(0, len(images), batch_size)
-    for start in tqdm(starts, "Grad-CAM", disable=no_bar(), delay=5):
-        part = slice(start, start + batch_size)
-        batch = images[part].to(weight.device, weight.dtype, memory_format=torch.channels_last)
-        picked = targets[part].to(weight.device)
-        try:
-            # cloned, since a tensor made in inference mode can have no gradient
-            coarse = captum.attribute(batch.clone(), picked, relu_attributions=True)
-            fine = LayerAttribution.interpolate(coarse, images.shape[-2:], "bilinear")
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever captum makes of such a layer
-            raise ValueError(
-                f"Layer '{layer}' gives no map ({type(error).__name__}: {str(error)[:80]}). Name "
-                "one whose output has the shape (N, C, H, W) and on which the logits depend."
-            ) from error
-        maps[part] = fine[:, 0].detach().cpu().numpy()
+    with training.full_memory_explained(batch_size, images.shape[-1]):
+        for start in tqdm(starts, "Grad-CAM", disable=no_bar(), delay=5):
+            part = slice(start, start + batch_size)
+            batch = images[part].to(weight.device, weight.dtype, memory_format=torch.channels_last)
+            picked = targets[part].to(weight.device)
+            try:
+                # cloned, since a tensor made in inference mode can have no gradient
+                coarse = captum.attribute(batch.clone(), picked, relu_attributions=True)
+                fine = LayerAttribution.interpolate(coarse, images.shape[-2:], "bilinear")
+            except Exception as error:  # whatever captum makes of such a layer
+                if training.is_out_of_memory(error):
+                    raise
+                raise ValueError(
+                    f"Layer '{layer}' gives no map ({type(error).__name__}: {str(error)[:80]}). "
+                    "Name one of output shape (N, C, H, W) on which the logits depend."
+                ) from error
+            maps[part] = fine[:, 0].detach().cpu().numpy()
     return normalise(maps)
 
 

@@ -13,7 +13,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "resize",
             "to_input",
         ],
-        "device": ["device_name", "find_device", "single_precision"],
+        "device": [
+            "device_name",
+            "find_device",
+            "full_memory_explained",
+            "is_out_of_memory",
+            "single_precision",
+        ],
+        "fit": ["predict"],
         "models": [
             "estimate_statistics",
             "PAPER_ARCHITECTURES",

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import torch
 
-from hsc_utils.study import RunConfig
-
 GPU_VARIABLE = "HSC_GPU"  # "required": to compute on the CPU instead is an error
 _DRIVER = Path("/proc/driver/nvidia/version")
 # PyTorch, its CPU allocator on Linux and on Windows, cuDNN and cuBLAS
@@ -116,17 +114,19 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 @contextmanager
-def full_memory_explained(config: RunConfig) -> Iterator[None]:
-    """Turn a failure for want of memory into a MemoryError that says what to do."""
+def full_memory_explained(batch_size: int, side: int, precision: str = "float32") -> Iterator[None]:
+    """Turn a failure for want of memory into a MemoryError that says what to do.
+
+    `batch_size` inputs of `side` px were computed with at a time.
+    """
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         raise MemoryError(
-            f"A batch of {config.batch_size} at {config.input_size} px does not fit into the "
-            f"memory of {device_name(config.precision)}{_use_of_memory()}: lower batch_size "
-            "first, then input_size."
+            f"A batch of {batch_size} at {side} px does not fit into the memory of "
+            f"{device_name(precision)}{_use_of_memory()}: lower batch_size first, then input_size."
         ) from error
 
 

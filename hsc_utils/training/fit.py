@@ -58,7 +58,8 @@ def fit(samples: pd.DataFrame, arrays: np.ndarray, run: Run, config: RunConfig) 
     on_interrupt = signal.getsignal(signal.SIGINT)
     # without 16 bits a GPU would round float32 to TF32 in convolutions
     rounding = single_precision() if config.precision == "float32" else nullcontext()
-    with full_memory_explained(config), rounding:
+    memory = full_memory_explained(config.batch_size, config.input_size, config.precision)
+    with memory, rounding:
         check_input_size(model, config)
         classifier = Classifier(model.to(memory_format=torch.channels_last), config, shares)
         if config.batch_norm == "clean":
@@ -285,7 +286,8 @@ def predict(
     model = model.eval().to(device, memory_format=torch.channels_last)
     normalise = batches.Normalise(config).to(device)
     probabilities = []
-    with full_memory_explained(config), single_precision(), torch.inference_mode():
+    memory = full_memory_explained(config.batch_size, config.input_size)
+    with memory, single_precision(), torch.inference_mode():
         for pixels, _ in batches.ordered_batches(samples, arrays, config):
             logits = model(normalise(pixels.to(device, non_blocking=True)))
             probabilities.append(logits.softmax(1).cpu().numpy())

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from captum.attr import LayerGradCam
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -223,6 +224,14 @@ class TestCallersMistakes:
     def test_layers_that_give_no_map(self, images, layer):
         with pytest.raises(ValueError, match=r"Layer|layer"):
             grad_cam(Detached().eval() if layer is None else small_resnet(), images, [0] * 5, layer)
+
+    def test_more_than_the_memory_holds(self, images, monkeypatch):
+        def fill(*_, **__):
+            raise RuntimeError("CUDA error: out of memory")
+
+        monkeypatch.setattr(LayerGradCam, "attribute", fill)
+        with pytest.raises(MemoryError, match=r"batch of 2 at 64 px .* lower batch_size first"):
+            grad_cam(small_resnet(), images, [0] * 5, batch_size=2)
 
     def test_a_layer_that_the_logits_do_not_depend_on(self, images):
         with pytest.raises(ValueError, match=r"'conv' gives no map .* on which the logits depend"):

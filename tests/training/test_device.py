@@ -142,7 +142,7 @@ WORDINGS = [
 def test_want_of_memory_is_recognised_in_every_wording(error, no_gpu):
     with (
         pytest.raises(MemoryError, match=r"batch of 4 at 8 px .*: lower batch_size first") as told,
-        device.full_memory_explained(CONFIG),
+        device.full_memory_explained(4, 8),
     ):
         raise error
     assert told.value.__cause__ is error
@@ -158,7 +158,7 @@ def test_want_of_memory_is_recognised_in_every_wording(error, no_gpu):
     ids=str,
 )
 def test_other_failures_pass_as_they_are(error):
-    with pytest.raises(type(error)) as raised, device.full_memory_explained(CONFIG):
+    with pytest.raises(type(error)) as raised, device.full_memory_explained(4, 8):
         raise error
     assert raised.value is error
 
@@ -169,7 +169,7 @@ def test_other_processes_on_the_card_are_named(fake_gpu):
         r"NVIDIA X \(bfloat16\) \(of its 80\.0 GB, 1\.0 are free, this process holds 3\.0 and other"
         r" processes about 76\.0\).*nvidia-smi.*Otherwise: lower batch_size"
     )
-    with pytest.raises(MemoryError, match=expected), device.full_memory_explained(CONFIG):
+    with pytest.raises(MemoryError, match=expected), device.full_memory_explained(4, 8, "auto"):
         raise RuntimeError("CUDA error: out of memory")
 
 
