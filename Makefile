@@ -14,12 +14,17 @@ UV ?= $(if $(shell command -v uv 2>/dev/null),uv,.uv/bin/uv)
 ifneq ($(shell test -w "$$HOME" -a -x "$$HOME" && echo yes),yes)
 export HOME := $(shell mkdir -p .home)$(CURDIR)/.home
 endif
+# DRY=1 shows the plan alone: what is to do, and the disk, weights and time that it takes.
+DRY ?=
+DRY_ONLY = $(filter-out 0,$(DRY))
 # --logger steps is workflow/snakemake_logger_plugin_steps: a line a step, and no internals.
-# plan.py first: a file that is no YAML would be refused by Snakemake without its name.
-SNAKEMAKE = @python workflow/plan.py workflow/config/$(1).yaml && PYTHONPATH=workflow \
-    snakemake --snakefile workflow/Snakefile --configfile workflow/config/$(1).yaml \
-    --cores $(CORES) --resources gpu=$(firstword $(filter-out 0,$(GPUS)) 1) --rerun-incomplete --keep-going --logger steps
-BOOK = @echo "The book: results/$(1)/book/index.html"
+# preview.py first: a file that is no YAML would be refused by Snakemake without its name.
+SNAKEMAKE = @gpus=$(firstword $(filter-out 0,$(GPUS)) 1) && python workflow/preview.py \
+    workflow/config/$(1).yaml --cores $(CORES) --gpus $$gpus $(if $(DRY_ONLY),,--start) && \
+    $(if $(DRY_ONLY),:,PYTHONPATH=workflow snakemake) --snakefile workflow/Snakefile \
+    --configfile workflow/config/$(1).yaml --cores $(CORES) --resources gpu=$$gpus \
+    --rerun-incomplete --keep-going --logger steps
+BOOK = $(if $(DRY_ONLY),,@echo "The book: results/$(1)/book/index.html")
 
 help:  ## say what each target does
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -41,7 +46,7 @@ book: .venv/.ready  ## build the demo's book again (runs whatever of the demo is
 	$(call SNAKEMAKE,demo) --forcerun book
 	$(call BOOK,demo)
 
-paper: .venv/.ready  ## the paper's settings on the paper's data in data/raw: every backbone, both levels
+paper: .venv/.ready  ## the paper's settings on the paper's data in data/raw: every backbone, both levels (DRY=1: only the plan)
 	$(call SNAKEMAKE,paper)
 	$(call BOOK,paper)
 

@@ -274,6 +274,16 @@ def check_inputs(parameters: Mapping[str, object]) -> None:
             )
 
 
+def check_simulation(parameters: Mapping[str, object]) -> None:
+    """Raise ParameterError if the demo is to be simulated and other data are to be read."""
+    if parameters.get("simulate_demo") and parameters.get("raw_dir") is not None:
+        raise ParameterError(
+            f"raw_dir: {shown_path(parameters['raw_dir'])} would be read, and simulate_demo makes "
+            "the demo's acquisitions in the study, which nobody would read. For your own data set "
+            "simulate_demo to false; for the demo leave raw_dir out."
+        )
+
+
 def output_directory(notebook: str, parameters: Mapping[str, object]) -> Path:
     """Return where a notebook writes, from its name and its complete set of parameters."""
     study, number = Study(parameters["study"]), notebook[:2]
@@ -303,6 +313,7 @@ def run_notebook(name: str, config: str | Path | None, pairs: Sequence[tuple[str
         given[key] = from_caller(value) if is_path else value
     complete = {key: default for key, (_, default) in declared.items()} | given
     check_inputs(given)
+    check_simulation(complete)
     executed = output_directory(notebook.stem, complete) / notebook.name
     executed.parent.mkdir(parents=True, exist_ok=True)
     unfinished = executed.with_name(f".{notebook.name}")

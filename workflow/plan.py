@@ -1,28 +1,36 @@
 """What a configuration file asks of the workflow: settings, runs, faults, and the book's pages.
 
-``python workflow/plan.py CONFIG`` says what is wrong with a file, before anything is started.
+What that takes, `preview.py` says.
 """
 
 import dataclasses
 import hashlib
 import json
 import os
-import sys
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 from hsc_utils import paper, preparation
-from hsc_utils.files import from_caller, from_root, shown_path
+from hsc_utils.files import from_root, shown_path
 from hsc_utils.run import (
     INPUTS,
     WORKFLOW,
     ParameterError,
     check_inputs,
+    check_simulation,
     declared_parameters,
     find_notebook,
     read_sections,
 )
-from hsc_utils.study import SLICES, Run, Study, TrainingSettings, model_name, parse_model_name
+from hsc_utils.study import (
+    SLICES,
+    Run,
+    Study,
+    TrainingSettings,
+    model_name,
+    parse_model_name,
+)
 
 PREPARATION, DETECTION, IMAGE_LEVEL, CELL_LEVEL, COMPARISON, EXPLANATION = NOTEBOOKS = (
     "01_data_preparation",
@@ -33,6 +41,7 @@ PREPARATION, DETECTION, IMAGE_LEVEL, CELL_LEVEL, COMPARISON, EXPLANATION = NOTEB
     "06_grad_cam",
 )
 LEVELS = ("image", "cell")
+TRAINING = dict(zip(LEVELS, (IMAGE_LEVEL, CELL_LEVEL), strict=True))
 
 sections_of = cache(read_sections)
 
@@ -122,29 +131,61 @@ def check(config: str) -> None:
         With a line a fault: what `read_sections` finds, models that nobody can or does train,
         settings out of range, and data that are not where they should be.
     """
-    study = study_of(config)
-    faults = [*_faults_of_sweep(config), *_faults_of_models(config)]
+    study_of(config)
+    refuse(config, [*faults_of_settings(config), *faults_of_data(config)])
+
+
+def refuse(config: str, faults: Sequence[str]) -> None:
+    """Raise the faults of a configuration, a line each, if there are any."""
+    if faults:
+        raise ParameterError("\n".join(f"{shown_path(config)}: {fault}" for fault in faults))
+
+
+def faults_of_settings(config: str) -> Iterator[str]:
+    """Say what is wrong in a file, whatever data there are."""
+    yield from _faults_of_sweep(config)
+    yield from _faults_of_models(config)
     for notebook in NOTEBOOKS:
         settings = settings_of(config, notebook)
         try:
+            check_simulation(settings)
             check_inputs({k: v for k, v in settings.items() if k != "raw_dir"})
-            if notebook in (IMAGE_LEVEL, CELL_LEVEL):
-                names = {field.name for field in dataclasses.fields(TrainingSettings)}
-                TrainingSettings(
-                    **{name: value for name, value in settings.items() if name in names},
-                    **settings["augmentation"],
-                )
+        except ParameterError as error:
+            yield f"{notebook}: {error}"
+    for level, notebook in TRAINING.items():
+        try:
+            weights = training_settings(config, level).weights
         except ValueError as error:
-            faults.append(f"{notebook}: {error}")
-    chosen = settings_of(config, PREPARATION)
-    raw = from_root(chosen["raw_dir"] or study.raw)
+            yield f"{notebook}: {error}"
+            continue
+        if weights not in ("imagenet", "none", "auto") and not from_root(weights).is_file():
+            yield (
+                f"{notebook}: weights: there is no file {shown_path(weights)}. Give 'imagenet', "
+                "'none', 'auto', or the path of a state dict."
+            )
+
+
+def training_settings(config: str, level: str, **of_run: object) -> TrainingSettings:
+    """Return the settings of a level's notebook; of one run with what is its own."""
+    settings = settings_of(config, TRAINING[level])
+    settings |= settings["augmentation"] | of_run
+    names = [field.name for field in dataclasses.fields(TrainingSettings)]
+    return TrainingSettings(**{name: settings[name] for name in names})
+
+
+def faults_of_data(config: str) -> Iterator[str]:
+    """Say where data were looked for and not found."""
+    chosen, raw = settings_of(config, PREPARATION), raw_folder(config)
     if not chosen["simulate_demo"] and not any(preparation.files_below(raw)):
-        faults.append(
+        yield (
             f"{PREPARATION}: there are no data in {shown_path(raw)} (parameter raw_dir). "
             "data/README.md, the data card, says where the paper's are and where to put them."
         )
-    if faults:
-        raise ParameterError("\n".join(f"{shown_path(config)}: {fault}" for fault in faults))
+
+
+def raw_folder(config: str) -> Path:
+    """Return the folder that acquisitions are read from."""
+    return from_root(settings_of(config, PREPARATION)["raw_dir"] or study_of(config).raw)
 
 
 def _faults_of_sweep(config: str) -> list[str]:
@@ -203,10 +244,3 @@ def _faults_of_models(config: str) -> list[str]:
             f"{EXPLANATION}: run_seed {explained['run_seed']} is none of workflow's seeds."
         )
     return faults
-
-
-if __name__ == "__main__":
-    try:
-        check(from_caller(sys.argv[1]))
-    except ParameterError as error:
-        sys.exit(f"error: {error}")

@@ -6,16 +6,19 @@ papermill added to them, and makes their pictures small enough for a repository.
 
 import base64
 import io
+import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
 import plan
 from PIL import Image
 
-from hsc_utils.files import ROOT
+from hsc_utils.files import ROOT, shown_path
 from hsc_utils.run import NOTEBOOKS_DIR
+from hsc_utils.study import failure_of
 
 
 def store(executed: Path) -> None:
@@ -63,7 +66,26 @@ def stored(output: nbformat.NotebookNode, count: int) -> nbformat.NotebookNode:
     return output
 
 
+def check_complete(executed: Sequence[Path], overview: Path) -> None:
+    """Refuse to store half a study: name what is not there, and the step's own reason."""
+    reasons = {path: failure_of(path.parent) for path in executed}
+    status = overview.with_name("overview.status.json")
+    reasons[overview] = json.loads(status.read_text())["failed"] if status.exists() else None
+    missing = [
+        f"{shown_path(path)} ({reason or 'not made yet'})"
+        for path, reason in reasons.items()
+        if reason or not path.exists()  # of a failed step an earlier result may lie there
+    ]
+    if missing:
+        sys.exit(
+            f"error: nothing is stored, since these are missing or failed: {'; '.join(missing)}. "
+            "The same command tries them again."
+        )
+
+
 if __name__ == "__main__":
-    for chapter in plan.chapters(sys.argv[1]):
-        store(chapter)
-    shutil.copy(plan.study_of(sys.argv[1]).root / "overview.png", ROOT / "book" / "pipeline.png")
+    notebooks, study = plan.chapters(sys.argv[1]), plan.study_of(sys.argv[1])
+    check_complete(notebooks, study.root / "overview.png")
+    for notebook in notebooks:
+        store(notebook)
+    shutil.copy(study.root / "overview.png", ROOT / "book" / "pipeline.png")
