@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -26,6 +25,8 @@ def class_colours(class_names: Sequence[str]) -> dict[str, str]:
 
 def new_figure(nrows: int = 1, ncols: int = 1, *, size: tuple[float, float], **kwargs):
     """Return ``plt.subplots`` in the house style: size in inches, constrained layout."""
+    import seaborn as sns  # brings scipy.stats: half a second that only a figure should cost
+
     with sns.axes_style("ticks"), sns.plotting_context("notebook", font_scale=0.85):
         return plt.subplots(nrows, ncols, figsize=size, layout="constrained", **kwargs)
 
@@ -36,6 +37,8 @@ def finish(figure: Figure, note: str = "") -> Figure:
     A figure that pyplot no longer holds is shown once, as the value of its cell, and
     its memory is freed with it.
     """
+    import seaborn as sns  # as in `new_figure`
+
     for axes in figure.axes:
         if axes.axison and axes.get_label() != "<colorbar>":
             sns.despine(ax=axes)

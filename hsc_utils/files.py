@@ -7,11 +7,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -122,7 +125,7 @@ def write_json(path: str | Path, content: Mapping) -> None:
         temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
 
 
-def write_csv(path: str | Path, table: pd.DataFrame) -> None:
+def write_csv(path: str | Path, table: "pd.DataFrame") -> None:
     """Write a table as CSV without its index, atomically."""
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+import scipy
 
 MIN_IMAGES = 5  # of a class: with fewer, no interval and no verdict
 ROUGH_IMAGES = 20  # of a class: with fewer, intervals are called rough
@@ -200,7 +200,7 @@ def jackknife(values: np.ndarray) -> tuple[float, float]:
 def half_width(parts: Sequence[tuple[float, float]], coverage: float) -> float:
     """Return the t half-width for a sum of variances, each with its degrees of freedom."""
     variance, freedom = summed(parts)
-    return float(stats.t.ppf((1 + coverage) / 2, freedom) * np.sqrt(variance))
+    return float(scipy.stats.t.ppf((1 + coverage) / 2, freedom) * np.sqrt(variance))
 
 
 def summed(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -238,8 +238,8 @@ def logit_interval(estimate: float, width: float) -> tuple[float, float]:
     if not 0 < estimate < 1:
         return np.nan, np.nan
     reach = width / (estimate * (1 - estimate))
-    middle = special.logit(estimate)
-    return float(special.expit(middle - reach)), float(special.expit(middle + reach))
+    middle = scipy.special.logit(estimate)
+    return float(scipy.special.expit(middle - reach)), float(scipy.special.expit(middle + reach))
 
 
 def caution(truth: Sequence, images: Sequence, groups: Sequence | None = None) -> str:

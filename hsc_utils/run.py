@@ -40,6 +40,9 @@ def use_writable_home() -> None:
 if __name__ == "__main__":  # before the libraries, which take seconds to load and look for a home
     use_writable_home()
     signal.signal(signal.SIGINT, lambda *_: os._exit(interrupted()))
+    # As if it were not installed: papermill's libraries can do without this grammar of
+    # international addresses, which takes a second to load and which no notebook needs.
+    sys.modules["rfc3987_syntax"] = None
 
 import lazy_loader
 import pydantic

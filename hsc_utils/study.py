@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import pandas as pd
+import lazy_loader
 from safetensors import safe_open
 
 from hsc_utils.files import from_root, shown_path, write_json
 
+pd = lazy_loader.load("pandas")  # the workflow and `run` ask for folders and names only
 ALL_CHANNELS = (0, 1, 2)
 # every choice of the three slices: each alone, each pair, all
 SLICES = tuple(
@@ -338,12 +339,12 @@ class Run:
         return self._read(self.config_file)
 
     @property
-    def history(self) -> pd.DataFrame:
+    def history(self) -> "pd.DataFrame":
         """One row an epoch."""
         return self._read(self.history_file)
 
     @property
-    def predictions(self) -> pd.DataFrame:
+    def predictions(self) -> "pd.DataFrame":
         """One row a sample: ``id``, ``image_id``, ``class``, ``split``, ``group``, ``p_…``."""
         table = self._read(self.predictions_file)
         return table if "group" in table else table.assign(group="")
@@ -398,7 +399,7 @@ def _read_record(path: Path) -> dict:
     return record
 
 
-def _read_history(path: Path) -> pd.DataFrame:
+def _read_history(path: Path) -> "pd.DataFrame":
     if not path.read_text().endswith("\n"):
         raise EOFError("its last line is cut")
     return pd.read_csv(path)
@@ -418,7 +419,7 @@ def failure_of(folder: str | Path) -> str | None:
         return f"{shown_path(status)} is damaged, so how it ended is unknown: run it again"
 
 
-def tabulate_runs(runs: Iterable[Run]) -> pd.DataFrame:
+def tabulate_runs(runs: Iterable[Run]) -> "pd.DataFrame":
     """Put runs side by side, finished or not.
 
     Returns

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
-from sklearn.metrics import roc_curve
+import scipy
 
 from hsc_utils import metrics
 from hsc_utils.files import shown_path
@@ -357,7 +356,7 @@ def _difference(ours: pd.DataFrame, theirs: pd.DataFrame, coverage: float) -> di
     variance, freedom = metrics.summed(parts) if parts else (np.nan, np.nan)
     if variance > 0:
         width = metrics.half_width(parts, coverage)
-        p_value = 2 * stats.t.sf(abs(estimate) / np.sqrt(variance), freedom)
+        p_value = 2 * scipy.stats.t.sf(abs(estimate) / np.sqrt(variance), freedom)
     elif variance == 0 and estimate == 0:
         width, p_value = 0.0, 1.0
     return {
@@ -403,6 +402,8 @@ def roc_curves(
 
     Curves of a model's repeats are averaged at equal false positive rates.
     """
+    from sklearn.metrics import roc_curve  # all else is done without its library
+
     grid = np.linspace(0, 1, 501)
     curves = {}
     for model in runs["model"].unique():

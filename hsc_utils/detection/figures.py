@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
@@ -93,6 +92,8 @@ def precision_recall(scores: pd.DataFrame, note: str = "") -> Figure:
 
 def settings_map(scores: pd.DataFrame, value: str, label: str, note: str = "") -> Figure:
     """Draw a column of `score_trials`, in [0, 1]: thresholds across, sizes down, methods apart."""
+    import seaborn as sns  # as in `drawing.new_figure`
+
     methods = list(dict.fromkeys(scores["method"]))
     ranges = len(scores[["min_sigma", "max_sigma"]].drop_duplicates())
     size = (2.8 * len(methods), 1.6 + 0.28 * ranges)
@@ -113,6 +114,8 @@ def settings_map(scores: pd.DataFrame, value: str, label: str, note: str = "") -
 
 def cells_per_image(counts: pd.DataFrame, paper_means: pd.Series, note: str = "") -> Figure:
     """Draw the ``cells`` of each image (a row) by ``class``, beside the paper's mean of a class."""
+    import seaborn as sns  # as in `drawing.new_figure`
+
     names = list(dict.fromkeys(counts["class"]))
     figure, panel = drawing.new_figure(size=(5.6, 3.8))
     by_class = {"order": names, "hue": "class", "palette": drawing.class_colours(names)}
@@ -133,6 +136,8 @@ def cells_per_image(counts: pd.DataFrame, paper_means: pd.Series, note: str = ""
 
 def size_distribution(cells: pd.DataFrame, side: int, note: str = "") -> Figure:
     """Draw the diameters of the cells (``sigma``) by ``class``, beside a patch's side, in px."""
+    import seaborn as sns  # as in `drawing.new_figure`
+
     names = list(dict.fromkeys(cells["class"]))
     figure, panel = drawing.new_figure(size=(5.6, 3.6))
     diameters = cells.assign(diameter=2 * np.sqrt(2) * cells["sigma"])

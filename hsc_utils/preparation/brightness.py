@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
 
 from hsc_utils import manifest, paper
 from hsc_utils.files import from_root, read_rgb
@@ -61,6 +60,8 @@ def brightness_by_class(images: pd.DataFrame) -> pd.DataFrame:
         ``AUROC R`` and so on: of this class against the others by that mean, 0.5 for none
         and 1 for perfect separation, whichever of the two is brighter.
     """
+    from sklearn.metrics import roc_auc_score  # the images are prepared without its library
+
     manifest.check_columns(images, "class", "mean_r", "mean_g", "mean_b")
     means = images[["mean_r", "mean_g", "mean_b"]].to_numpy()
     rows = {}

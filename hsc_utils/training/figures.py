@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from hsc_utils import drawing
@@ -68,6 +67,8 @@ def confusion(
     class_names : sequence of str
         The K classes.
     """
+    import seaborn as sns  # as in `drawing.new_figure`
+
     counts = np.asarray(counts)
     totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shares = np.char.mod("%.0f %%", 100 * counts / totals)

@@ -15,7 +15,7 @@ from hsc_utils import manifest, metrics, paper
 from hsc_utils.files import atomic_path, from_root, set_aside, write_json
 from hsc_utils.provenance import code_digest, write_provenance
 from hsc_utils.study import Run, RunConfig, TrainingSettings
-from hsc_utils.training import batches, fit
+from hsc_utils.training import batches
 from hsc_utils.training.device import device_name
 from hsc_utils.training.models import build_model, starting_weights
 
@@ -80,6 +80,8 @@ def train(
             write_json(work.scores_file, scores)
         print(f"{work}: finished earlier, {'nothing to do' if same else 'its scores made again'}")
         return run.directory
+    from hsc_utils.training import fit  # loads Lightning, which a finished run does without
+
     if not (table["split"] == "test").any():
         print(
             "There is no test subset: the scores below are those of the validation subset, on "

@@ -273,7 +273,9 @@ def test_a_dry_make_starts_nothing(target):
         ).stdout
 
     for going in (recipe(), recipe("DRY=0")):
-        assert re.search(r"preview\.py .*--start && .*\bsnakemake --", going) and "The book" in going
+        assert (
+            re.search(r"preview\.py .*--start && .*\bsnakemake --", going) and "The book" in going
+        )
     dry = recipe("DRY=1")
     assert "preview.py" in dry and "--start" not in dry and "The book" not in dry
     assert "snakemake --" not in dry and "&& : --snakefile" in dry
