@@ -193,8 +193,9 @@ def detect_in(image: NDArray[np.float32], settings: DetectionSettings) -> NDArra
     step = 2 if settings.method != "log" and low >= 4 else 1
     shape = tuple(-(-length // step) for length in image.shape)
     small = image if step == 1 else cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA)
+    smallest = settings.min_sigma * (1 - 1e-3)
     if settings.method == "log":
-        found = blob_log(small, low, high, count, log_scale=True, **options)
+        found = blob_log(small, low, high, count, log_scale=True, above=smallest, **options)
     elif settings.method == "dog":
         # a touch more range than the last sigma needs, lest rounding lose it
         limits = low / step, high / step * (1 + 1e-6)
@@ -207,7 +208,7 @@ def detect_in(image: NDArray[np.float32], settings: DetectionSettings) -> NDArra
         found = feature.blob_doh(small, *limits, count, log_scale=True, **options)
         found = found / [1, 1, math.sqrt(2)]
     found = found.astype(np.float64) * step + [(step - 1) / 2, (step - 1) / 2, 0]
-    found = found[found[:, 2] > settings.min_sigma * (1 - 1e-3)]
+    found = found[found[:, 2] > smallest]
     return found[[_roundness(image, *blob) >= settings.min_roundness for blob in found]]
 
 

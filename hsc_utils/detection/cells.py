@@ -7,7 +7,6 @@ completed by the next one; then the patches are gathered into one memory-mapped 
 import hashlib
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+from joblib import cpu_count
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -137,7 +137,7 @@ def extract_cells(
         return found
 
     bar = {"desc": "cells", "leave": False, "disable": no_bar()}
-    workers = workers or os.cpu_count()
+    workers = workers or cpu_count()
     found = thread_map(piece, images["image_id"], images["path"], max_workers=workers, **bar)
     cells = _table(images, found)
     said, empty = _say_what_is_missing(images, cells, source)

@@ -6,6 +6,7 @@ contrast, in multiples of the background's noise and up to a ceiling, becomes a 
 """
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import cv2
@@ -19,7 +20,8 @@ _SMOOTHING = 0.19  # over which local contrast is averaged, in multiples of the 
 _LEVELS = (0.15, 0.3, 0.45, 0.6)  # of contrast, at which areas become domes
 _RAMP = 0.65  # from the edge of a dome to its top, in multiples of the smallest sigma
 _WINDOW = 9  # side of the background's median window, in multiples of the largest sigma
-_FINEST_NOISE = 0.5 / 255  # noise cannot be measured below the rounding to 8 bits
+_FINEST_NOISE = 0.5  # in grey levels; noise cannot be measured below the rounding to 8 bits
+_SAMPLES = 240_000  # of an image tell the median of its noise as well as all
 
 
 def search_image(rgb: NDArray[np.uint8], settings: "DetectionSettings") -> NDArray[np.float32]:
@@ -37,12 +39,14 @@ def search_image(rgb: NDArray[np.uint8], settings: "DetectionSettings") -> NDArr
         return found
     if settings.search.startswith("slice"):
         used = [min(int(settings.search.removeprefix("slice")), len(slices) - 1)]
-    deviations = [_deviation(slices[k], blank, settings) for k in used]
+    # one after the other, to bound memory
+    deviations = (_deviation(slices[k], blank, settings) for k in used)
     if settings.search != "contrast":
-        return _signed(np.mean(deviations, axis=0, dtype=np.float32), settings.polarity)
-    sought = [np.maximum(_signed(d, settings.polarity), 0) for d in deviations]
-    contrast = np.maximum.reduce([_contrast(d, blank, settings) for d in sought])
-    return _domes(contrast, _RAMP * settings.min_sigma, 2 * np.pi * settings.max_sigma**2)
+        return _signed(reduce(cv2.add, deviations) / (255 * len(used)), settings.polarity)
+    if settings.polarity != "both":
+        deviations = (np.maximum(_signed(d, settings.polarity), 0) for d in deviations)
+    ratios = (_power_ratio(d, blank, settings) for d in deviations)
+    return _domes(reduce(cv2.max, ratios), settings)
 
 
 def _frame(slices: Sequence[NDArray[np.uint8]]) -> NDArray[np.bool_]:
@@ -69,9 +73,9 @@ def _inside(blank: NDArray[np.bool_]) -> tuple[slice, slice]:
 
 
 def _deviation(plane: NDArray, blank: NDArray, settings: "DetectionSettings") -> NDArray:
-    """Return how far a slice differs from its background, in fractions of full scale."""
+    """Return how far a slice differs from its background, in grey levels."""
     if not settings.flatten:
-        return plane.astype(np.float32) / 255
+        return plane.astype(np.float32)
     window = int(_WINDOW * settings.max_sigma)
     if blank.any():
         # beyond the frame, the field of view is carried on by the mean of what is near
@@ -88,7 +92,7 @@ def _deviation(plane: NDArray, blank: NDArray, settings: "DetectionSettings") ->
     inner = slice(width // 2, -(width // 2) or None)
     background = background[inner, inner].astype(np.float32)
     background = cv2.resize(background, plane.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    return (plane - background) / 255
+    return cv2.subtract(plane, background, dst=background, dtype=cv2.CV_32F)
 
 
 def _signed(deviation: NDArray[np.float32], polarity: str) -> NDArray[np.float32]:
@@ -97,38 +101,44 @@ def _signed(deviation: NDArray[np.float32], polarity: str) -> NDArray[np.float32
     return -deviation if polarity == "dark" else deviation
 
 
-def _contrast(deviation: NDArray, blank: NDArray, settings: "DetectionSettings") -> NDArray:
-    """Return the local contrast above the background's noise, as a share of full contrast."""
+def _power_ratio(
+    deviation: NDArray[np.float32], blank: NDArray[np.bool_], settings: "DetectionSettings"
+) -> NDArray[np.float32]:
+    """Return the local power over that of the background's noise; 0 at a frame."""
     smoothing = _SMOOTHING * settings.min_sigma
-    power = cv2.GaussianBlur(deviation**2, (0, 0), smoothing)
+    power = cv2.multiply(deviation, deviation, dst=deviation)
+    power = cv2.GaussianBlur(power, (0, 0), smoothing)
     background = power[~blank] if blank.any() else power.ravel()
-    # every seventh pixel tells the median as well
-    noise = max(float(np.sqrt(np.median(background[::7]))), _FINEST_NOISE)
-    contrast = np.clip((np.sqrt(power) / noise - 1) / settings.full_contrast, 0, 1)
+    # an odd step, lest it fall on the same columns in every row
+    some = background[:: max(7, background.size // _SAMPLES | 1)]
+    power *= 1 / max(float(np.median(some)), _FINEST_NOISE**2)
     if blank.any():
         reach = np.ones((2 * round(4 * smoothing) + 1,) * 2, np.uint8)
-        contrast[cv2.dilate(blank.astype(np.uint8), reach) > 0] = 0
-    return contrast
+        power[cv2.dilate(blank.astype(np.uint8), reach) > 0] = 0
+    return power
 
 
-def _domes(contrast: NDArray[np.float32], ramp: float, largest_hole: float) -> NDArray[np.float32]:
+def _domes(ratio: NDArray[np.float32], settings: "DetectionSettings") -> NDArray[np.float32]:
     """Turn areas of contrast into domes that rise from the edge to 1 over the ramp.
 
     Holes are filled, so that a ring is one dome; and where two cells touch, the neck
     between them is narrow and so stays low. Several levels, averaged, let weak cells count.
     """
-    domes = np.zeros_like(contrast)
+    ramp, largest_hole = _RAMP * settings.min_sigma, 2 * np.pi * settings.max_sigma**2
+    domes = np.zeros_like(ratio)
     for level in _LEVELS:
-        above = (contrast >= level).astype(np.uint8)
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(1 - above, connectivity=4)
-        left, top, width, height, area = stats.T
-        hole = (area <= largest_hole) & (left > 0) & (top > 0)
-        hole &= (left + width < above.shape[1]) & (top + height < above.shape[0])
-        hole[0] = False
-        above |= np.take(hole.astype(np.uint8), labels)
+        # contrast is a ratio of amplitudes, less that of the noise itself
+        above = (ratio >= (1 + level * settings.full_contrast) ** 2).view(np.uint8)
+        outlines, nesting = cv2.findContours(above, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        places = [] if nesting is None else nesting[0]
+        for outline, (*_, around) in zip(outlines, places, strict=True):
+            # by Pick's theorem, the pixels within an outline of pixels
+            if around >= 0 and cv2.contourArea(outline) - len(outline) / 2 + 1 <= largest_hole:
+                cv2.drawContours(above, [outline], 0, 1, cv2.FILLED)
         # an image without any background has no edges to measure from
         if above.all():
             continue
         depth = cv2.distanceTransform(above, cv2.DIST_L2, 5)
         domes += np.minimum(depth, ramp, out=depth)
-    return domes / np.float32(ramp * len(_LEVELS))
+    domes /= np.float32(ramp * len(_LEVELS))
+    return domes

@@ -5,12 +5,12 @@ interpolated; where that leaves a doubt, scipy's own kernels decide, pixel by pi
 """
 
 import math
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 
 import cv2
 import numpy as np
+from joblib import cpu_count
 from numpy.typing import NDArray
 from scipy import fft, spatial
 from skimage import feature
@@ -25,15 +25,17 @@ MOST_SCALES = 1000
 MOST_PIXELS = 2**28  # of the image with the widest kernel's margin around it
 HIGHEST = 1e30  # intensity; sums of higher ones leave single precision
 SAMPLES_PER_SIGMA = 4.0  # grid points a sigma
+FEWEST_PIXELS = 1.5  # a grid point; with fewer, the grid of all pixels is as fast
 TAPS = 4  # half-width of the interpolation kernel, in grid points
 STEEPNESS = 2.4 * TAPS  # of that kernel's window
 DOUBT = 1e-4  # what interpolation may be wrong by, as a share of the highest response
 TIE = 1e-11  # responses closer than this, relative to the highest, are equal
 SLACK = 1.3  # curvature varies within a grid cell
+LAG = 0.005  # what cubic interpolation of a neighbouring scale may be wrong by, relatively
 AT_ONCE = 8192  # grid points looked around together, to bound memory
 PIXELS_AT_ONCE = 1_000_000  # pixels filtered together, likewise
 SQUARE = np.ones((3, 3), np.uint8)
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+CORES = cpu_count()
 
 
 def blob_log(
@@ -45,6 +47,7 @@ def blob_log(
     overlap: float = 0.5,
     log_scale: bool = False,
     *,
+    above: float = 0,
     exact: bool = False,
 ) -> NDArray:
     """Find bright blobs by the Laplacian of Gaussian, as `skimage.feature.blob_log` does.
@@ -60,6 +63,9 @@ def blob_log(
         Smallest response of a blob, in units of the image's intensity.
     overlap : float
         Of two blobs whose areas overlap by a larger fraction, the smaller is dropped.
+    above : float
+        Leave out blobs of this sigma in px or a smaller one, which costs no time for them; what
+        fits such a sigma better than the others is left out as well.
     exact : bool
         Let scikit-image do it, in its time and memory. The default agrees with it except
         where responses are equal but for rounding: along the straight edges of a mask.
@@ -77,7 +83,7 @@ def blob_log(
     image = _checked_image(image)
     given = {"min_sigma": min_sigma, "max_sigma": max_sigma, "num_sigma": num_sigma}
     given |= {"threshold": threshold, "overlap": overlap}
-    check_numbers(whole=["num_sigma"], **given)
+    check_numbers(whole=["num_sigma"], **given, above=above)
     rules = {
         "0 < min_sigma <= max_sigma": 0 < min_sigma <= max_sigma,
         "num_sigma >= 1": num_sigma >= 1,
@@ -92,7 +98,8 @@ def blob_log(
             "take more memory than there is. Lower num_sigma or max_sigma."
         )
     if exact:
-        return feature.blob_log(image, **given, log_scale=log_scale)
+        found = feature.blob_log(image, **given, log_scale=log_scale)
+        return found[found[:, 2] > above]
     # the type in which scikit-image filters, lists sigmas, and returns blobs
     kind = np.float32 if image.dtype.kind == "f" and image.dtype.itemsize <= 4 else np.float64
     if image.dtype not in (np.uint8, np.uint16):
@@ -103,7 +110,7 @@ def blob_log(
         sigmas = np.logspace(np.log10(low), np.log10(high), num_sigma)[:, 0]
     else:
         sigmas = np.linspace(low, high, num_sigma)[:, 0]
-    peaks, responses = _maxima(image, sigmas, threshold)
+    peaks, responses = _maxima(image, sigmas, threshold, above)
     # scikit-image lists peaks in reading order, then sorts them stably by response; the
     # order decides which of two overlapping blobs of equal sigma stays
     peaks = peaks[np.lexsort((peaks[:, 2], peaks[:, 1], peaks[:, 0], -responses))]
@@ -128,7 +135,7 @@ def _margin(sigma: float) -> int:
 
 
 def _maxima(
-    image: NDArray, sigmas: NDArray[np.floating], threshold: float
+    image: NDArray, sigmas: NDArray[np.floating], threshold: float, above: float
 ) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
     """Return the maxima over 3×3×3 neighbours (N, 3: y, x, scale), and responses of no unit."""
     planes = _filtered(image, sigmas)
@@ -136,8 +143,9 @@ def _maxima(
     doubt, tie = DOUBT * float(highest), TIE * float(highest)
     margin = _margin(float(sigmas[-1]))
     padded = cv2.copyMakeBorder(image, *[margin] * 4, cv2.BORDER_REFLECT)
-    found, responses = [], []
-    for scale, plane in enumerate(planes):
+    found, responses = [np.empty((0, 3), int)], [np.empty(0)]
+    for scale in np.flatnonzero(sigmas > above).tolist():
+        plane = planes[scale]
         nearby = [scale, *(k for k in (scale - 1, scale + 1) if 0 <= k < len(planes))]
         neighbours = [planes[k] for k in nearby[1:]]
         points = _candidates(plane, neighbours, image.shape, threshold, doubt)
@@ -175,8 +183,12 @@ def _filtered(image: NDArray, sigmas: NDArray[np.floating]) -> list[NDArray[np.f
     Each on a grid that its band allows, whose point j lies at pixel (j + 0.5) · spacing - 0.5.
     """
     shape = np.array(image.shape)
-    reductions = np.where(sigmas < 2 * SAMPLES_PER_SIGMA, 1, sigmas / SAMPLES_PER_SIGMA)
+    reductions = sigmas / SAMPLES_PER_SIGMA
+    reductions[reductions < FEWEST_PIXELS] = 1
     grids = np.ceil(shape / reductions[:, None]).astype(int)
+    # a little finer, where that makes the transform faster
+    fast = [fft.next_fast_len(length, real=True) for length in grids.ravel().tolist()]
+    grids = np.minimum(np.reshape(fast, grids.shape), shape)
     height, width = grids.max(axis=0)
     spectrum = fft.dct(img_as_float32(image), axis=1, norm="ortho", workers=CORES)
     spectrum = fft.dct(spectrum[:, :width], axis=0, norm="ortho", workers=CORES)[:height]
@@ -228,11 +240,12 @@ def _candidates(
     else:
         # a grid point lies up to 0.2 sigma beside its maximum, and so up to a tenth below it
         likely = plane > 0.85 * threshold - doubt
-    for neighbour in neighbours:
-        resampled = cv2.resize(neighbour, plane.shape[::-1], interpolation=cv2.INTER_CUBIC)
-        likely &= cv2.dilate(plane - resampled, SQUARE) >= -0.002 * np.abs(plane) - doubt
     points = np.argwhere(likely)
-    if every_pixel:
+    for neighbour in neighbours:
+        lead = cv2.resize(neighbour, plane.shape[::-1], interpolation=cv2.INTER_CUBIC)
+        lead = cv2.dilate(cv2.subtract(plane, lead, dst=lead), SQUARE)[*points.T]
+        points = points[lead >= -LAG * np.abs(plane[*points.T]) - doubt]
+    if every_pixel or not len(points):
         return points
     padded = cv2.copyMakeBorder(plane, 1, 1, 1, 1, cv2.BORDER_REFLECT)
     y, x = points.T

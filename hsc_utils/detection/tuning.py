@@ -6,7 +6,6 @@ have the smallest or largest size allowed, which says that the range of sizes is
 """
 
 import itertools
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from joblib import cpu_count
 from numpy.typing import NDArray
 from scipy.spatial import distance
 from tqdm.contrib.concurrent import thread_map
@@ -101,7 +101,7 @@ def run_trials(
         return results
 
     bar = {"desc": "tuning", "leave": False, "disable": no_bar()}
-    done = thread_map(detect, images["path"], max_workers=os.cpu_count(), **bar)
+    done = thread_map(detect, images["path"], max_workers=cpu_count(), **bar)
     rows, found = [], {}
     for image_id, results in zip(images["image_id"], done, strict=True):
         for number, (setting, (cells, seconds)) in enumerate(zip(settings, results, strict=True)):

@@ -107,6 +107,15 @@ def test_default_agrees_with_scikit_image(case):
     assert agreement(found, expected, step) >= 0.995
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_small_blobs_left_out_change_no_others(exact):
+    every = blob_log(data.coins(), 3, 12, 5, threshold=0.05, log_scale=True, exact=exact)
+    larger = blob_log(data.coins(), 3, 12, 5, 0.05, log_scale=True, above=3.1, exact=exact)
+    assert 0 < len(larger) < len(every)
+    np.testing.assert_array_equal(larger, every[every[:, 2] > 3.1])
+    assert not len(blob_log(data.coins(), 3, 12, 5, threshold=0.05, above=12.1, exact=exact))
+
+
 def test_scikit_image_s_own_example():
     image = np.ones((256, 256))
     for centre, radius in (((200, 65), 5), ((80, 25), 15), ((50, 150), 25), ((100, 175), 30)):
