@@ -39,6 +39,9 @@ test: .venv/.ready  ## every test (set HSC_TEST_DATA to a folder of real images 
 gpu: .venv/.ready  ## the tests and timings that need a GPU, in nine minutes (see benchmarks/gpu.py)
 	python benchmarks/gpu.py
 
+slurm: .venv/.ready  ## the tests on a real SLURM, started here for them (root; Debian: slurm-wlm, munge)
+	pytest -m slurm tests/workflow/test_slurm.py
+
 lab: .venv/.ready  ## open the notebooks in JupyterLab
 	jupyter lab notebooks
 
@@ -86,4 +89,4 @@ clean:  ## delete the demo's results and caches (keeps .venv, data and other stu
 	awk '/^uv==/ {pin = 1} pin {print} pin && !/\\$$/ {exit}' requirements.txt > .uv/requirements.txt
 	.uv/bin/python -m pip install --quiet --require-hashes -r .uv/requirements.txt
 
-.PHONY: help demo test gpu lab book paper sweep notebooks unlock lint lock clean
+.PHONY: help demo test gpu slurm lab book paper sweep notebooks unlock lint lock clean

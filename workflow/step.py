@@ -4,8 +4,10 @@ COMMAND is a module, such as ``hsc_utils.run``, or a script, such as ``workflow/
 
 Of what the step prints, only the epochs are shown: the executed notebook holds the rest. With
 ``--status`` a step that fails does not end the workflow: FILE becomes ``{"failed": null}``, or
-holds the reason. Without, its error is shown and handed on. Where the environment says
-``HSC_GPU=required`` and the machine has several GPUs, each step gets one of them for itself.
+holds the reason. Without, its error is shown and handed on. Where SLURM has ended a step three
+times (``HSC_ATTEMPT`` is 4), it is not tried again, and FILE holds SLURM's reason. Where the
+environment says ``HSC_GPU=required`` and the machine has several GPUs, each step gets one of them
+for itself.
 """
 
 import os
@@ -21,9 +23,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from hsc_utils.files import ROOT, write_json
+from hsc_utils.files import ROOT, shown_path, write_json
 
 INTERRUPTED = 130
+TRIES = 3  # the retries of workflow/profiles/slurm, so that the last one writes the reason
 
 
 def main(arguments: list[str]) -> int:
@@ -31,10 +34,14 @@ def main(arguments: list[str]) -> int:
     status = None
     if arguments[0] == "--status":
         status, arguments = Path(arguments[1]), arguments[2:]
+        if int(os.environ.get("HSC_ATTEMPT", "1")) > TRIES:
+            write_json(status, {"failed": how_slurm_ended_it()})
+            return 0
     try:
         module = [] if arguments[0].endswith(".py") else ["-m"]
         with own_gpu() as environment:
-            code, messages = watch([sys.executable, *module, *arguments], environment)
+            command = [sys.executable, *module, *arguments]
+            code, messages = watch(command, own_cores() | environment)
     except KeyboardInterrupt:
         return INTERRUPTED
     if code == INTERRUPTED or -code in (signal.SIGINT, signal.SIGTERM):
@@ -44,6 +51,25 @@ def main(arguments: list[str]) -> int:
         return code
     write_json(status, {"failed": reason(code, messages) if code else None})
     return 0
+
+
+def how_slurm_ended_it() -> str:
+    """Quote what SLURM's log of the job before this one, for the same step, says of its end."""
+    shown = subprocess.run(
+        ["scontrol", "show", "job", os.environ["SLURM_JOB_ID"]], capture_output=True, text=True
+    )
+    own = Path(re.search(r"StdOut=(.+)", shown.stdout)[1])
+    earlier = sorted(set(own.parent.glob("*.log")) - {own}, key=lambda log: log.stat().st_mtime)
+    log = [own, *earlier][-1]
+    said = re.findall(r"^(?:slurmstepd|srun).*?: error: (.+)", log.read_text(), re.MULTILINE)
+    words = "; ".join(dict.fromkeys(line.strip(" *") for line in said)) or "nothing"
+    return f"SLURM ended it {TRIES} times; of the last time {shown_path(log)} says: {words}"
+
+
+def own_cores() -> dict[str, str]:
+    """Let joblib start as many processes as Snakemake gave cores, not one per core of a node."""
+    given = os.environ.get("OMP_NUM_THREADS")
+    return {"LOKY_MAX_CPU_COUNT": given} if given else {}
 
 
 @contextmanager
