@@ -187,9 +187,9 @@ def jackknife(values: np.ndarray) -> tuple[float, float]:
     few units carry all the errors, as near a perfect score, and at most U - 1 for U values.
     """
     count = len(values)
-    squares = (values - values.mean()) ** 2
-    if count < 2 or not np.isfinite(squares).all():
+    if count < 2 or not np.isfinite(values).all():
         return np.nan, np.nan
+    squares = (values - values.mean()) ** 2
     if squares.sum() <= 1e-24:
         return 0.0, count - 1.0
     kurtosis = count * (squares**2).sum() / squares.sum() ** 2

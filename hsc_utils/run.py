@@ -78,7 +78,13 @@ CHOICES = {
 # Parameters that name a file or folder; all but the study must be there when a notebook starts.
 INPUTS = ("raw_dir", "truth_csv", "ready_cells_dir", "masks_dir", "detection_file")
 # Where a notebook writes, as an attribute of the study; 03 and 04 write run directories.
-_FOLDERS = {"01": "prepared", "02": "cells", "05": "comparison", "06": "grad_cam"}
+_FOLDERS = {
+    "01": "prepared",
+    "02": "cells",
+    "05": "comparison",
+    "06": "grad_cam",
+    "07": "shortcuts",
+}
 _LEVELS = {"03": "image", "04": "cell"}
 
 _NOTHING = ("", "~", "null", "Null", "NULL")  # how YAML writes none, without quotes

@@ -46,7 +46,7 @@ class Study:
     ----------
     raw, truth : Path
         Simulated acquisitions and what is true of them; real ones lie where `raw_dir` says.
-    prepared, cells, cache, comparison, grad_cam, tables, book : Path
+    prepared, cells, cache, comparison, grad_cam, shortcuts, tables, book : Path
         What each step writes.
     """
 
@@ -55,8 +55,8 @@ class Study:
         self.raw, self.truth = self.root / "raw", self.root / "truth"
         self.prepared, self.cells = self.root / "prepared", self.root / "cells"
         self.cache, self.comparison = self.root / "cache", self.root / "comparison"
-        self.grad_cam, self.tables = self.root / "grad_cam", self.root / "tables"
-        self.book = self.root / "book"
+        self.grad_cam, self.shortcuts = self.root / "grad_cam", self.root / "shortcuts"
+        self.tables, self.book = self.root / "tables", self.root / "book"
 
     def run(self, level: str, model: str, seed: int) -> "Run":
         """Return the run of a model (see `model_name`) at level ``image`` or ``cell``."""

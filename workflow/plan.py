@@ -32,13 +32,14 @@ from hsc_utils.study import (
     parse_model_name,
 )
 
-PREPARATION, DETECTION, IMAGE_LEVEL, CELL_LEVEL, COMPARISON, EXPLANATION = NOTEBOOKS = (
+PREPARATION, DETECTION, IMAGE_LEVEL, CELL_LEVEL, COMPARISON, EXPLANATION, AUDIT = NOTEBOOKS = (
     "01_data_preparation",
     "02_blob_tuning",
     "03_image_level_training",
     "04_cell_level_training",
     "05_comparison_wang_et_al",
     "06_grad_cam",
+    "07_shortcuts",
 )
 LEVELS = ("image", "cell")
 TRAINING = dict(zip(LEVELS, (IMAGE_LEVEL, CELL_LEVEL), strict=True))
@@ -94,7 +95,8 @@ def chapters(config: str) -> list[Path]:
     for level in LEVELS:
         runs = runs_of(config, level)
         shown.append(next((run for run in runs if run.failure is None), runs[0]).directory)
-    folders = [study.prepared, study.cells, *shown, study.comparison, study.grad_cam]
+    folders = [study.prepared, study.cells, *shown]
+    folders += [study.comparison, study.grad_cam, study.shortcuts]
     return [folder / f"{name}.ipynb" for folder, name in zip(folders, NOTEBOOKS, strict=True)]
 
 
@@ -224,13 +226,17 @@ def _is_backbone(name: str) -> bool:
 def _faults_of_models(config: str) -> list[str]:
     """Name the models that a notebook reads and the workflow does not train."""
     trained = {level: models_of(config, level) for level in LEVELS}
-    compared, explained = settings_of(config, COMPARISON), settings_of(config, EXPLANATION)
+    compared = settings_of(config, COMPARISON)
     needed = [
         (CELL_LEVEL, "image_model", "image", [settings_of(config, CELL_LEVEL)["image_model"]]),
         (COMPARISON, "models", compared["level"], compared["models"]),
         (COMPARISON, "ablation", compared["level"], [compared["ablation"]]),
-        (EXPLANATION, "cell_model", "cell", [explained["cell_model"]]),
-        (EXPLANATION, "image_model", "image", [explained["image_model"]]),
+    ]
+    of_runs = {name: settings_of(config, name) for name in (EXPLANATION, AUDIT)}
+    needed += [
+        (notebook, f"{level}_model", level, [settings[f"{level}_model"]])
+        for notebook, settings in of_runs.items()
+        for level in LEVELS
     ]
     faults = [
         f"{notebook}: {name} names {model}, which is not among workflow's {level}_models "
@@ -239,8 +245,9 @@ def _faults_of_models(config: str) -> list[str]:
         for model in models
         if model is not None and model not in trained[level]
     ]
-    if explained["run_seed"] not in sweep_of(config)["seeds"]:
-        faults.append(
-            f"{EXPLANATION}: run_seed {explained['run_seed']} is none of workflow's seeds."
-        )
+    faults += [
+        f"{notebook}: run_seed {settings['run_seed']} is none of workflow's seeds."
+        for notebook, settings in of_runs.items()
+        if settings["run_seed"] not in sweep_of(config)["seeds"]
+    ]
     return faults

@@ -94,7 +94,7 @@ def _compared(runs: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     return holm(compare(scores, baseline=baseline))[0]
 
 
-def _table(path: Path, made_by: str) -> pd.DataFrame:
+def table_of(path: Path, made_by: str) -> pd.DataFrame:
     """Read a table that an earlier step wrote; one that failed, or has not run, is no answer."""
     if reason := failure_of(path.parent):
         raise UnansweredError(f"{made_by} failed: {reason}.")
@@ -132,7 +132,7 @@ def _direction(rows: pd.DataFrame) -> tuple[str, str]:
 def _best(evidence: Evidence, level: str) -> Answer:
     """Answer whether the paper's network is ahead of every other backbone of a level."""
     model = stand_in(evidence, level)
-    table = _table(evidence.study.tables / f"best_{level}.csv", "the tables' step")
+    table = table_of(evidence.study.tables / f"best_{level}.csv", "the tables' step")
     if table.empty or model not in {*table["model"], *table["against"]}:
         raise UnansweredError(f"{spoken(model)} has no other backbone beside it on {level}s.")
     if (table["against"] == model).all():  # written as the others minus the best
@@ -270,7 +270,7 @@ def _sensitivities(evidence: Evidence) -> Answer:
 
 def _order_of_three(evidence: Evidence) -> Answer:
     """Answer whether one slice < all slices < DenseNet, by the table of notebook 05."""
-    table = _table(evidence.study.comparison / "comparison.csv", "notebook 05")
+    table = table_of(evidence.study.comparison / "comparison.csv", "notebook 05")
     table = table[table["score"] == "auroc"]
     models = table.loc[table["against"].isna(), "model"]
     single = next((name for name in models if "-slice" in name), "")
@@ -299,7 +299,7 @@ def _pair(table: pd.DataFrame, model: str, against: str) -> pd.Series:
 
 def _slices(evidence: Evidence) -> Answer:
     """Answer whether all slices beat each slice alone."""
-    table = _table(evidence.study.comparison / "slices.csv", "notebook 05")
+    table = table_of(evidence.study.comparison / "slices.csv", "notebook 05")
     rows = table[
         (table["score"] == "auroc") & table["against"].fillna("").str.fullmatch(r".*-slice\d")
     ]
@@ -333,7 +333,7 @@ def _imagenet(evidence: Evidence) -> Answer:
 
 def _differences_of_methods(evidence: Evidence, score: str) -> dict[tuple[str, str], pd.Series]:
     """Return the differences of each two detectors by score, written both ways."""
-    table = _table(evidence.study.cells / "method_differences.csv", "the tuning of notebook 02")
+    table = table_of(evidence.study.cells / "method_differences.csv", "the tuning of notebook 02")
     if table.empty:
         raise UnansweredError(
             "Without true centres nobody can say which detector is right: mark the cells of some "
@@ -372,7 +372,7 @@ def _detectors(evidence: Evidence) -> Answer:
 def _false_alarms(evidence: Evidence) -> Answer:
     """Answer whether DoG's precision is below LoG's."""
     row = _differences_of_methods(evidence, "precision")["log", "dog"]
-    methods = _table(evidence.study.cells / "methods.csv", "notebook 02").set_index("method")
+    methods = table_of(evidence.study.cells / "methods.csv", "notebook 02").set_index("method")
     ours = f"precision of LoG minus DoG {_with_interval(*row[['estimate', 'low', 'high']], '+')}"
     twice = methods["found_twice"]
     why = (
@@ -388,7 +388,7 @@ def _false_alarms(evidence: Evidence) -> Answer:
 
 def _means(evidence: Evidence, level: str) -> pd.DataFrame:
     """Return notebook 06's means over all classes of one level."""
-    table = _table(evidence.study.grad_cam / "means.csv", "notebook 06")
+    table = table_of(evidence.study.grad_cam / "means.csv", "notebook 06")
     table = table[(table["level"] == level) & (table["class"] == "all classes")]
     if table.empty:
         raise UnansweredError(f"Notebook 06 explained no network of {level}s.")
@@ -465,7 +465,7 @@ def _density(evidence: Evidence, run: Run) -> str:
         "it looks at cells. "
     )
     try:
-        table = _table(run.baselines_file, "notebook 03").set_index("predictor")
+        table = table_of(run.baselines_file, "notebook 03").set_index("predictor")
         count = table.loc["cell count"]
     except (UnansweredError, KeyError):
         return f"{text}How far a count alone gets is not measured here."

@@ -22,6 +22,7 @@ from hsc_utils.comparison.answers import (
     UnansweredError,
     spoken,
     stand_in,
+    table_of,
 )
 from hsc_utils.comparison.compare import ComparisonError
 from hsc_utils.files import atomic_path, from_caller, shown_path, write_csv
@@ -108,7 +109,9 @@ def page(claims: pd.DataFrame, evidence: Evidence) -> str:
     if attention["verdict"] == BY_DESIGN:
         finding = attention["why"].partition(". ")[0]
         paragraphs.append(f"**What follows from the design, whatever the data:** {finding}.")
-    paragraphs += [_markdown(claims, evidence.simulated), "## Claim by claim"]
+    paragraphs.append(_markdown(claims, evidence.simulated))
+    paragraphs += ["## Right for the wrong reason?", _audit(evidence.study)]
+    paragraphs.append("## Claim by claim")
     for number, row in claims.iterrows():
         text = f'<a id="claim-{number}"></a>**{number}. {row["claim"]}.** '
         text += f"{row['why'].strip()} *Rule:* {row['rule']}. *Paper:* {row['place']}."
@@ -120,6 +123,23 @@ def page(claims: pd.DataFrame, evidence: Evidence) -> str:
         "trainings of each network: after one, it cannot be told."
     )
     return "\n\n".join(paragraphs) + "\n"
+
+
+def _audit(study: Study) -> str:
+    """Say what the audit of shortcuts (notebook 07) found, or why it found nothing."""
+    try:
+        audit = table_of(study.shortcuts / "audit.csv", "notebook 07")
+    except UnansweredError as error:
+        return f"No audit of shortcuts: {error}"
+    counts = audit["verdict"].value_counts()
+    text = f"The paper does not ask this. [Notebook 07](notebooks/07_shortcuts) asks {len(audit)} "
+    text += "questions of the networks here: "
+    text += ", ".join(f"{count} × {verdict}" for verdict, count in counts.items()) + "."
+    alarms = audit[audit["verdict"] == "alarm"]
+    for row in alarms.itertuples():
+        said = f"{_cell(row.question)} {row.measured}: {row.estimate:.3f}."
+        text += f"\n- **Alarm, {row.level}s:** {said}"
+    return text
 
 
 def _stand_ins(evidence: Evidence) -> str:

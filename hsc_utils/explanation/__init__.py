@@ -30,6 +30,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "find_parts",
             "overlap",
             "own_masks",
+            "read_labels",
             "segment_patches",
         ],
     },

@@ -82,7 +82,7 @@ def score_baselines(
         if isinstance(known, str):
             rows.append({"predictor": name, "missing": known})
             continue
-        predicted = _predicted(known, samples, run.judged_on, class_names)
+        predicted = predict_from(known, samples, class_names)[judged]
         scores, without = _scored(samples[judged], predicted, class_names)
         pairs = zip(of_network, without, strict=True)
         ends = metrics.widest_interval([a["auroc"] - b["auroc"] for a, b in pairs], 0.95)
@@ -201,21 +201,19 @@ def _of_nearest(cells: pd.DataFrame, truth: pd.DataFrame, columns: list[str]) ->
     return pd.DataFrame(known, columns=columns)
 
 
-def _predicted(
-    known: pd.DataFrame, samples: pd.DataFrame, judged_on: str, class_names: tuple[str, ...]
+def predict_from(
+    known: pd.DataFrame, samples: pd.DataFrame, class_names: tuple[str, ...]
 ) -> np.ndarray:
-    """Return the probabilities (N, K) that a logistic regression gives the samples judged.
+    """Return the probabilities (N, K) that a logistic regression on some numbers gives samples.
 
-    Without any number it can but name the commonest class; a number that is absent counts as
-    its mean in the training subset.
+    `samples` has the columns ``class`` and ``split``. Without any number the regression can but
+    name the commonest class; a number that is absent counts as its mean in the training subset.
     """
     labels, values = pd.Index(class_names).get_indexer(samples["class"]), known.to_numpy(float)
-    train, validation, judged = (
-        (samples["split"] == subset).to_numpy() for subset in ("train", "validation", judged_on)
-    )
+    train, validation = ((samples["split"] == s).to_numpy() for s in ("train", "validation"))
     if not known.shape[1]:
         commonest = np.bincount(labels[train]).argmax()
-        return np.eye(len(class_names))[np.full(judged.sum(), commonest)]
+        return np.eye(len(class_names))[np.full(len(samples), commonest)]
     weights = compute_sample_weight("balanced", labels[validation])
     models, losses = [], []
     for inverse_penalty in _INVERSE_PENALTIES:
@@ -228,7 +226,7 @@ def _predicted(
         chances = model.predict_proba(values[validation])
         every = range(len(class_names))
         losses.append(log_loss(labels[validation], chances, sample_weight=weights, labels=every))
-    return models[np.argmin(losses)].predict_proba(values[judged])
+    return models[np.argmin(losses)].predict_proba(values)
 
 
 def baseline_table(scored: pd.DataFrame) -> pd.DataFrame:

@@ -115,5 +115,5 @@ def test_run_through_nbval(tiny_notebooks):
     assert finished.returncode == 0, finished.stdout[-4000:]
     cells = sum(len(code_cells(path)) for path in tiny_notebooks)
     assert f"{cells} passed" in finished.stdout
-    for result in ("comparison/comparison.csv", "grad_cam/cam.csv", "cells/patches.npy"):
+    for result in ("comparison/comparison.csv", "grad_cam/cam.csv", "shortcuts/audit.csv"):
         assert (folder / result).exists()

@@ -1,116 +1,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from studies import CLASSES, cell_table, image_table, noise
 
-from hsc_utils import manifest, metrics, shortcuts
-from hsc_utils.files import write_csv, write_json
+from hsc_utils import metrics, shortcuts
+from hsc_utils.files import write_csv
 from hsc_utils.shortcuts import baselines
-from hsc_utils.study import RunConfig, Study
-
-CLASSES = ("LT-HSC", "ST-HSC", "MPP")
-SPLITS = ("train", "train", "train", "validation", "test", "test")
-BLANK = {str: "", int: 1, float: 1.0, bool: False}
-
-
-def config(level, class_names, **changes):
-    return RunConfig(
-        **{
-            "architecture": "resnet18",
-            "weights": "none",
-            "input_size": 16,
-            "batch_size": 8,
-            "max_epochs": 1,
-            "patience": 1,
-            "learning_rate": 1e-3,
-            "level": level,
-            "class_names": class_names,
-            "weights_used": "none",
-            "mean": (0.5, 0.5, 0.5),
-            "std": (0.2, 0.2, 0.2),
-            "samples_sha256": "",
-            "code_sha256": "",
-            **changes,
-        }
-    )
-
-
-def image_table(class_names=CLASSES, per_class=36, splits=SPLITS):
-    """Return ``images.csv`` of a study, without meaning beyond class and split."""
-    count = per_class * len(class_names)
-    names = [f"i{k:03d}" for k in range(count)]
-    return pd.DataFrame(
-        {column: [BLANK[kind]] * count for column, kind in manifest.IMAGE_COLUMNS.items()}
-    ).assign(
-        image_id=names,
-        path=[f"images/{name}.png" for name in names],
-        source=[f"{name}.oir" for name in names],
-        split=[splits[k % len(splits)] for k in range(count)],
-        **{"class": np.repeat(class_names, per_class)},
-    )
-
-
-def cell_table(images, counts, **columns):
-    """Return ``cells.csv`` with so many cells in each image."""
-    rows = images.index.repeat(counts)
-    cells = images.loc[rows, ["image_id", "class", "split", "group", "simulated"]]
-    cells = cells.reset_index(drop=True)
-    number = np.arange(len(cells))
-    places = {"y": 100.0 * cells.groupby("image_id").cumcount(), "x": 50.0, "sigma": 8.0}
-    return cells.assign(
-        cell_id=[f"c{k}" for k in number], row=number, touches=False, **{**places, **columns}
-    )[list(manifest.CELL_COLUMNS)]
-
-
-def noise(count, side=16):
-    return np.random.default_rng(0).integers(90, 110, (count, side, side, 3)).astype(np.uint8)
-
-
-@pytest.fixture
-def paths(tmp_path):
-    return Study(tmp_path / "study")
-
-
-@pytest.fixture
-def trained(paths):
-    """Return a function that writes what `score_baselines` reads of a run: a network that guesses.
-
-    Its probability of the true class is raised by `skill`.
-    """
-
-    def write(table, class_names=CLASSES, skill=0.0, **changes):
-        level = "cell" if "cell_id" in table else "image"
-        run = paths.run(level, "resnet18", 0)
-        config(level, class_names, **changes).write(run.config_file)
-        truth = pd.Index(class_names).get_indexer(table["class"])
-        chances = np.random.default_rng(1).uniform(size=(len(table), len(class_names)))
-        chances[np.arange(len(table)), truth] += skill
-        chances /= chances.sum(axis=1, keepdims=True)
-        predictions = table[["image_id", "class", "split", "group"]].assign(
-            id=table[f"{level}_id"],
-            **{f"p_{name}": chances[:, k] for k, name in enumerate(class_names)},
-        )
-        predictions.to_parquet(run.predictions_file)
-        write_json(run.scores_file, {split: {"": 0} for split in table["split"].unique()})
-        return run
-
-    return write
-
-
-@pytest.fixture
-def prepared(paths):
-    """Return a function that writes ``images.csv``, and cells if there are any."""
-
-    def write(images, cells=None, empty=()):
-        for name in images["path"]:
-            path = paths.prepared / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        write_csv(paths.prepared / "images.csv", images)
-        if cells is not None:
-            write_csv(paths.cells / "cells.csv", cells)
-            write_json(paths.cells / "provenance.json", {"images_without_cells": list(empty)})
-
-    return write
 
 
 def score(run, table, arrays, paths, traits=()):
@@ -198,13 +93,13 @@ def test_neither_labels_nor_numbers_of_the_test_subset_are_learnt_from():
     images = image_table()
     known = pd.DataFrame({"number": by_class(images, 0.0, 1.0, 2.0)})
     known["number"] += np.random.default_rng(0).normal(0, 0.5, len(known))
-    honest = baselines._predicted(known, images, "test", CLASSES)
+    honest = baselines.predict_from(known, images, CLASSES)
     test = images["split"] == "test"
     lies = images.assign(**{"class": images["class"].mask(test, "MPP")})
-    assert (baselines._predicted(known, lies, "test", CLASSES) == honest).all()
+    assert (baselines.predict_from(known, lies, CLASSES) == honest).all()
     one_odd = known.copy()
     one_odd.loc[test.idxmax(), "number"] = 1e6
-    changed = (baselines._predicted(one_odd, images, "test", CLASSES) != honest).any(axis=1)
+    changed = (baselines.predict_from(one_odd, images, CLASSES) != honest).any(axis=1)
     assert changed.sum() == 1
 
 
@@ -217,7 +112,7 @@ def test_what_is_absent_counts_as_the_training_mean():
     chances = []
     for value in (np.nan, mean):
         known.loc[first, "number"] = value
-        chances.append(baselines._predicted(known, images, "test", CLASSES))
+        chances.append(baselines.predict_from(known, images, CLASSES))
     assert np.allclose(*chances)
 
 

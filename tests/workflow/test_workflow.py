@@ -70,7 +70,7 @@ def test_a_dry_run_plans_every_rule(name, tmp_path):
     assert counts.pop("train_image_level") == levels["image"]
     assert counts.pop("train_cell_level") == levels["cell"]
     once = {"prepare", "find_cells", "compare", "explain", "tables", "claims", "book", "all"}
-    once |= {"overview"} | ({"simulate", "planted"} if name != "paper" else set())
+    once |= {"overview", "audit"} | ({"simulate", "planted"} if name != "paper" else set())
     assert set(counts) == once
     assert set(counts.values()) == {1}
 
@@ -140,6 +140,7 @@ def test_every_command_names_odd_folders_whole(odd, tmp_path):
         ({"06_grad_cam": {"cell_model": "densnet169"}}, "cell_model names densnet169"),
         ({"06_grad_cam": {"image_model": "resnet50-slice0"}}, "image_model names resnet50-slice0"),
         ({"06_grad_cam": {"run_seed": 7}}, "run_seed 7 is none of"),
+        ({"07_shortcuts": {"cell_model": "vgg11"}}, "07_shortcuts: cell_model names vgg11"),
         ({"06_grad_cam": {"masks_dir": "no/masks"}}, "masks_dir: no/masks does not exist"),
         ({"04_cell_level_training": {"learning_rate": 0}}, "learning_rate: 0.0 is not above 0"),
         ({"03_image_level_training": {"channels": [3]}}, "channels: [3] must name"),
@@ -316,6 +317,7 @@ def test_every_notebook_reaches_its_step(notebook):
     reached = code_state.reached(code_state.imported_modules(code))
     assert {"files", "provenance", "study"} <= set(reached)
     own = ["preparation", "detection", "training", "training", "comparison", "explanation"]
+    own += ["shortcuts"]
     step_of = dict(zip(plan.NOTEBOOKS, own, strict=True))[notebook]
     assert sum(name.startswith(f"{step_of}.") for name in reached) >= 2
     assert "run" not in reached
