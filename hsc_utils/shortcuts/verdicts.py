@@ -103,6 +103,9 @@ def closing_table(*findings: pd.DataFrame) -> pd.DataFrame:
     for name, column in (("question", 0), ("measured", 1), ("advice", 2)):
         table[name] = [QUESTIONS[key][column] for key in table["key"]]
     table["verdict"] = [_verdict(row) for row in table.to_dict("records")]
+    unsaid = (table["verdict"] == CANNOT) & (table["why"] == "")
+    table.loc[unsaid & table["p"].isna(), "why"] = "Too few images of a class for an interval."
+    table.loc[unsaid & table["p"].notna(), "why"] = "Too few images to exclude a large effect."
     numbers = ["reference", "estimate", "low", "high", "p_holm"]
     return table[["level", "key", "question", "measured", *numbers, "verdict", "why", "advice"]]
 
