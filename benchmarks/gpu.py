@@ -6,7 +6,7 @@ Each result is written as it comes, into the folder that the variable ``OUT`` na
 - ``gpu_tests.txt``: the tests marked ``gpu``;
 - ``training_gpu.csv``: `training.py`, the paper's backbones at 64 px, then at 512 px;
 - ``explain_gpu.csv``: `explain.py`, what notebook 06 costs;
-- ``paper_gpu.csv``: an estimate of ``make paper`` from these;
+- ``paper_gpu.csv``: an estimate of ``make paper`` from these, 07 included;
 - ``gpu.json``: what was done, on what, and how long it took.
 
 Nothing is downloaded. On a machine without this project's environment, PyTorch, Lightning, captum
@@ -80,12 +80,14 @@ def run_step(name: str, arguments: tuple[str, ...], seconds: float) -> dict:
 
 
 def paper_estimate(training: pd.DataFrame, explained: pd.DataFrame) -> pd.DataFrame:
-    """Estimate the hours of ``make paper`` from what was measured, one row a level and one for 06.
+    """Estimate the hours of ``make paper`` from what was measured, a row each for 03, 04, 06, 07.
 
     A run trains on 60 % of the samples for `EPOCHS`, validates on 20 % at a third of the cost of
-    training, and predicts all at that cost twice over, for single precision.
+    training, and predicts all at that cost twice over, for single precision. 07 trains one network
+    of each level again on surroundings, and four on half of the images.
     """
-    sweep = yaml.safe_load((ROOT / "workflow/config/paper.yaml").read_text())["workflow"]
+    settings = yaml.safe_load((ROOT / "workflow/config/paper.yaml").read_text())
+    sweep, audit, again = settings["workflow"], settings["07_shortcuts"], []
     counts, rows = paper.counts().sum(), []
     for level, side in (("image", 512), ("cell", 64)):
         measured = training[training["px"] == side].set_index("model")
@@ -103,10 +105,13 @@ def paper_estimate(training: pd.DataFrame, explained: pd.DataFrame) -> pd.DataFr
         row["hours"] = seconds.sum() / 3600
         lacking = sorted(set(models[seconds.isna()]))
         rows.append(row | {"epochs": EPOCHS, "not measured": " ".join(lacking)})
+        again.append((1 + 4 / 2) * seconds[models == audit[f"{level}_model"]].mean() / 3600)
     if not explained.empty:
         # three strides of 1000 cells a class; the slowest backbone measured stands for the chosen
         hours = explained["seconds"].max() / explained["cells"].max() * 9000 / 3600
         rows.append({"step": "06", "runs": 1, "hours": hours})
+    if again:
+        rows.append({"step": "07", "runs": 5 * len(again), "hours": sum(again), "epochs": EPOCHS})
     return pd.DataFrame(rows).round({"hours": 3})
 
 
