@@ -389,3 +389,17 @@ def test_a_direction_is_claimed_only_beyond_chance_and_with_several_trainings(ro
 
 def test_a_bar_or_a_tag_in_a_reason_does_not_break_the_table(tmp_path):
     assert claims._cell("a | b < c\nd") == "a / b &lt; c d"
+
+
+def test_alarms_of_the_audit_stand_on_the_page(tmp_path):
+    study = study_of(tmp_path / "study", {("image", "resnet18"): 1.0})
+    page = study.tables / "claims.md"
+    write_claims(study)
+    assert "No audit of shortcuts" in page.read_text()
+    row = {"level": "cell", "question": "Does the day tell?", "measured": "AUROC of the day"}
+    audit = pd.DataFrame([row | {"estimate": 0.9, "verdict": "alarm"}] * 2)
+    audit.loc[1, "verdict"] = "no sign"
+    write_csv(study.shortcuts / "audit.csv", audit)
+    write_claims(study)
+    assert "asks 2 questions of the networks here: 1 × alarm, 1 × no sign" in page.read_text()
+    assert "**Alarm, cells:** Does the day tell? AUROC of the day: 0.900." in page.read_text()
