@@ -7,7 +7,8 @@ export PATH
 unexport PYTHONDONTWRITEBYTECODE
 CORES ?= all
 # Runs that need a GPU, at most so many at a time; one where there is none, to be told so.
-GPUS ?= $(shell nvidia-smi --list-gpus 2>/dev/null | grep -c . || echo 1)
+GPUS ?= $(shell if [ -n "$$CUDA_VISIBLE_DEVICES" ]; then echo "$$CUDA_VISIBLE_DEVICES" | tr , '\n' | grep -c .; \
+    else nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ' || echo 1; fi)
 # The uv of the machine if it has one, otherwise one installed into .uv from the lock's hash.
 UV ?= $(if $(shell command -v uv 2>/dev/null),uv,.uv/bin/uv)
 # Caches and Jupyter's notes go beside the project where the home cannot be written.
@@ -29,7 +30,7 @@ BOOK = $(if $(DRY_ONLY),,@echo "The book: results/$(1)/book/index.html")
 help:  ## say what each target does
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
-demo: .venv/.ready  ## simulated .oir files -> six notebooks -> the book in results/demo
+demo: .venv/.ready  ## simulated .oir files -> seven notebooks -> the book in results/demo
 	$(call SNAKEMAKE,demo)
 	$(call BOOK,demo)
 
@@ -57,11 +58,16 @@ sweep: .venv/.ready  ## add to the demo's study: three seeds, every subset of sl
 	$(call SNAKEMAKE,sweep)
 	$(call BOOK,demo)
 
+traps: .venv/.ready  ## does the audit of shortcuts ring? five kinds of studies, ten times each, audited
+	OMP_NUM_THREADS=1 python benchmarks/traps.py results/traps & other=$$!; \
+	OMP_NUM_THREADS=1 python benchmarks/traps.py results/traps && wait $$other
+
 notebooks: .venv/.ready  ## store the demo's outputs in notebooks/ (runs whatever of the demo is missing)
 	$(call SNAKEMAKE,demo) --forcerun store -- store
 
 unlock: .venv/.ready  ## release the lock that a killed run or a power loss left; then go on
-	$(call SNAKEMAKE,demo) --unlock
+	@PYTHONPATH=workflow snakemake --snakefile workflow/Snakefile \
+	    --configfile workflow/config/demo.yaml --cores 1 --unlock
 
 lint: .venv/.ready  ## check style, notebooks included
 	ruff format --check .
@@ -89,4 +95,4 @@ clean:  ## delete the demo's results and caches (keeps .venv, data and other stu
 	awk '/^uv==/ {pin = 1} pin {print} pin && !/\\$$/ {exit}' requirements.txt > .uv/requirements.txt
 	.uv/bin/python -m pip install --quiet --require-hashes -r .uv/requirements.txt
 
-.PHONY: help demo test gpu slurm lab book paper sweep notebooks unlock lint lock clean
+.PHONY: help demo test gpu slurm lab book paper sweep traps notebooks unlock lint lock clean

@@ -133,6 +133,10 @@ def main() -> None:
     made_on = {"device": device_name("auto"), "torch": torch.__version__}
     made_on |= {"code_sha256": code_digest(*rooms), "quick": options.quick}
     done = earlier_steps(RESULTS / "gpu.json", made_on)
+    names = ("training_quick.csv", "explain_quick.csv") if options.quick else TABLES
+    if not done:  # tables of other code, or of another device
+        for name in names:
+            (RESULTS / name).unlink(missing_ok=True)
     for name, (arguments, spared) in (QUICK if options.quick else STEPS).items():
         left = options.minutes * 60 - (time.perf_counter() - started) - spared
         if done.get(name, {}).get("end") == "status 0":
@@ -142,7 +146,6 @@ def main() -> None:
         else:
             done[name] = run_step(name, arguments, left)
             write_json(RESULTS / "gpu.json", made_on | {"steps": done})
-    names = ("training_quick.csv", "explain_quick.csv") if options.quick else TABLES
     tables = [RESULTS / name for name in names]
     tables = [pd.read_csv(table) if table.exists() else pd.DataFrame() for table in tables]
     if not tables[0].empty:

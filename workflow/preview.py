@@ -90,7 +90,8 @@ def _say_runs(states: Sequence[str], levels: Sequence[str]) -> str:
     known = [f"{failed} failed before"] * (failed > 0)
     known += [f"{changed} done with other settings"] * (changed > 0)
     of_them = f" (of these {', '.join(known)})" if known else ""
-    return f"{len(states)} ({kinds}): {done} done, {len(states) - done} to do{of_them}"
+    by = " by the settings of 03 and 04" if done else ""
+    return f"{len(states)} ({kinds}): {done} done{by}, {len(states) - done} to do{of_them}"
 
 
 def _say_disk(config: str, to_do: Sequence[Run], cores: int, gpus: int) -> str:
@@ -120,7 +121,7 @@ def disk_needed(config: str, to_do: Sequence[Run], cores: int, gpus: int) -> dic
     if not (study.cells / "patches.npy").exists():
         side, counts = plan.settings_of(config, plan.DETECTION)["side"], paper.counts()
         per_image = float(counts["cells"].sum() / counts["images"].sum())
-        needed["cells"] = images * per_image * 3 * side**2
+        needed["cells"] = 2 * images * per_image * 3 * side**2  # in pieces, until gathered
     if any(run.level == "image" for run in to_do):
         side = plan.settings_of(config, plan.IMAGE_LEVEL)["input_size"]
         made = [path.stat().st_size for path in study.cache.glob(f"images-{side}px-*.npy")]
@@ -277,8 +278,8 @@ def _say_time(config: str, done: Sequence[Run], to_do: Sequence[Run], cores: int
     without = f"; not counted: {', '.join(open_ones)}, of which none is done" if open_ones else ""
     length = f"{total / 3600:.1f} h" if total >= 3600 else f"{max(1, round(total / 60))} min"
     return (
-        f"roughly {length} of training, by the {len(done)} runs done, {' or '.join(at_a_time)} at "
-        f"a time{without}"
+        f"roughly {length} of training in 03 and 04 (07 trains some more), by the {len(done)} runs "
+        f"done, {' or '.join(at_a_time)} at a time{without}"
     )
 
 

@@ -10,6 +10,7 @@ environment says ``HSC_GPU=required`` and the machine has several GPUs, each ste
 for itself.
 """
 
+import itertools
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ from filelock import FileLock, Timeout
 from hsc_utils.files import ROOT, shown_path, write_json
 
 INTERRUPTED = 130
+_MOST_SHARES = 64  # steps on one GPU at a time
 TRIES = 3  # the retries of workflow/profiles/slurm, so that the last one writes the reason
 
 
@@ -34,7 +36,7 @@ def main(arguments: list[str]) -> int:
     status = None
     if arguments[0] == "--status":
         status, arguments = Path(arguments[1]), arguments[2:]
-        if int(os.environ.get("HSC_ATTEMPT", "1")) > TRIES:
+        if "SLURM_JOB_ID" in os.environ and int(os.environ.get("HSC_ATTEMPT", "1")) > TRIES:
             write_json(status, {"failed": how_slurm_ended_it()})
             return 0
     try:
@@ -58,7 +60,10 @@ def how_slurm_ended_it() -> str:
     shown = subprocess.run(
         ["scontrol", "show", "job", os.environ["SLURM_JOB_ID"]], capture_output=True, text=True
     )
-    own = Path(re.search(r"StdOut=(.+)", shown.stdout)[1])
+    named = re.search(r"StdOut=(.+)", shown.stdout)
+    if not named:
+        return f"SLURM ended it {TRIES} times, and cannot be asked why"
+    own = Path(named[1])
     earlier = sorted(set(own.parent.glob("*.log")) - {own}, key=lambda log: log.stat().st_mtime)
     log = [own, *earlier][-1]
     said = re.findall(r"^(?:slurmstepd|srun).*?: error: (.+)", log.read_text(), re.MULTILINE)
@@ -76,21 +81,22 @@ def own_cores() -> dict[str, str]:
 def own_gpu() -> Iterator[dict[str, str]]:
     """Reserve one of several GPUs for a step; yield the environment that names it.
 
-    A scheduler such as SLURM has chosen already, and sets CUDA_VISIBLE_DEVICES. The workflow
-    starts no more steps at a time than there are GPUs, so one is free.
+    The GPUs are those of CUDA_VISIBLE_DEVICES, or all. Where more steps run at a time than there
+    are GPUs, they are shared evenly. Under SLURM, which has chosen already, nothing is done.
     """
     environment = dict(os.environ)
     wanted = environment.get("HSC_GPU") == "required" and shutil.which("nvidia-smi")
-    if not wanted or "CUDA_VISIBLE_DEVICES" in environment:
+    if not wanted or "SLURM_JOB_ID" in environment:
         yield environment
         return
     listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
-    gpus = len(listed.stdout.splitlines())
-    for gpu in range(gpus):
-        lock = FileLock(ROOT / ".snakemake" / f"gpu{gpu}.lock", timeout=0)
+    count = len(re.findall("^GPU ", listed.stdout, re.MULTILINE))  # parts of one have lines, too
+    chosen = environment.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))
+    for share, gpu in itertools.product(range(_MOST_SHARES), filter(None, chosen.split(","))):
+        lock = FileLock(ROOT / ".snakemake" / f"gpu{gpu}-{share}.lock", timeout=0)
         try:
             with lock:
-                yield environment | {"CUDA_VISIBLE_DEVICES": str(gpu)}
+                yield environment | {"CUDA_VISIBLE_DEVICES": gpu}
                 return
         except Timeout:
             continue

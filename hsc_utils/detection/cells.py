@@ -236,7 +236,7 @@ def export_png(cells_dir: str | Path) -> Path:
         return path
 
     bar = {"desc": "PNG", "leave": False, "disable": no_bar()}
-    written = thread_map(write, cells.to_dict("records"), **bar)
+    written = thread_map(write, cells.to_dict("records"), max_workers=cpu_count(), **bar)
     for outdated in set(tree.rglob("*__[0-9]*.png")) - set(written):
         outdated.unlink()
     return tree

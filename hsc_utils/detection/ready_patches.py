@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 import pandas as pd
+from joblib import cpu_count
 from numpy.typing import NDArray
 from tqdm.contrib.concurrent import thread_map
 
@@ -151,7 +152,7 @@ def _read_into(
             "simulated": one.simulated,
         }
 
-    bar = {"desc": "cells", "leave": False, "disable": no_bar()}
+    bar = {"desc": "cells", "leave": False, "disable": no_bar(), "max_workers": cpu_count()}
     ends = thread_map(read, range(len(usable)), usable["source"], usable["channels"], **bar)
     columns = ["reason", "sha256", "bit_depth", "brightest", "lossy", "simulated"]
     ends = pd.DataFrame(ends, usable.index, columns)

@@ -272,16 +272,17 @@ def deletion_curves(
     rim[3:-3, 3:-3] = False
     areas = torch.tensor(fractions, device=device)[:, None, None, None, None] * order[0].size
     step = max(1, _TOGETHER // len(fractions))
-    for start in range(0, len(images), step):
-        part = slice(start, start + step)
-        batch = images[part].to(device)
-        fill = batch[..., rim.to(device)].median(dim=2)[0][..., None, None]
-        ranks = torch.from_numpy(order[part, None]).to(device)
-        # every fraction of every image in one pass: (fraction, image, channel, y, x)
-        erased = torch.where(ranks < areas, fill, batch)
-        probabilities = model(erased.flatten(0, 1)).softmax(1).unflatten(0, erased.shape[:2])
-        picked = torch.tensor(targets[part], device=device)
-        curves[part] = probabilities[:, torch.arange(len(picked)), picked].T.cpu()
+    with training.full_memory_explained(_TOGETHER, images.shape[-1]):
+        for start in range(0, len(images), step):
+            part = slice(start, start + step)
+            batch = images[part].to(device)
+            fill = batch[..., rim.to(device)].median(dim=2)[0][..., None, None]
+            ranks = torch.from_numpy(order[part, None]).to(device)
+            # every fraction of every image in one pass: (fraction, image, channel, y, x)
+            erased = torch.where(ranks < areas, fill, batch)
+            probabilities = model(erased.flatten(0, 1)).softmax(1).unflatten(0, erased.shape[:2])
+            picked = torch.tensor(targets[part], device=device)
+            curves[part] = probabilities[:, torch.arange(len(picked)), picked].T.cpu()
     return curves
 
 

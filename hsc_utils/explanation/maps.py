@@ -172,9 +172,11 @@ def checked_inputs(
         raise ValueError(f"{len(bad)} images hold NaN or infinity, the first is {int(bad[0])}.")
     weight = next(model.parameters(), images)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), training.full_memory_explained(1, images.shape[-1]):
             logits = model(images[:1].to(weight.device, weight.dtype))
         count = logits.shape[1] if logits.isfinite().all() else 0
+    except MemoryError:
+        raise
     except Exception as error:  # each network has its own
         raise ValueError(
             f"The model cannot take images of shape {tuple(images.shape[1:])} "

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import pandas as pd
+from joblib import cpu_count
 from numpy.typing import NDArray
 from tqdm.contrib.concurrent import thread_map
 
@@ -53,7 +54,7 @@ def hand_made(arrays: np.ndarray, rows: Sequence[int], channels: Sequence[int]) 
         return _describe(np.asarray(arrays[row])[..., chosen].astype(np.float32), rings)
 
     bar = {"desc": "hand-made features", "leave": False, "disable": no_bar()}
-    numbers = np.stack(thread_map(described, rows, **bar))
+    numbers = np.stack(thread_map(described, rows, max_workers=cpu_count(), **bar))
     names = [f"{name} {channel}" for name in _NAMES for channel in chosen]
     return pd.DataFrame(numbers.reshape(len(numbers), -1), columns=names)
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 import pandas as pd
 from filelock import FileLock
+from joblib import cpu_count
 from numpy.typing import ArrayLike, NDArray
 from tqdm.contrib.concurrent import thread_map
 
@@ -266,7 +266,7 @@ def _spread(count: int, at_most: int = _SURVEYED) -> NDArray[np.int64]:
 
 def _each(what: str, work: Callable, things: Sequence) -> list:
     """Work on things side by side, showing how far it is."""
-    bar = {"desc": what, "leave": False, "disable": no_bar(), "max_workers": os.cpu_count()}
+    bar = {"desc": what, "leave": False, "disable": no_bar(), "max_workers": cpu_count()}
     return thread_map(work, things, **bar)
 
 

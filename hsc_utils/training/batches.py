@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock
+from joblib import cpu_count
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.contrib.concurrent import thread_map
@@ -178,7 +179,8 @@ def _decode(paths: Sequence[Path], cache: Path, size: int) -> None:
         def decode(row: int) -> None:
             array[row] = _resize_one(read_rgb(paths[row]), size)
 
-        thread_map(decode, range(len(paths)), desc="decoding", disable=no_bar())
+        bar = {"desc": "decoding", "disable": no_bar(), "max_workers": cpu_count()}
+        thread_map(decode, range(len(paths)), **bar)
         array.flush()
 
 

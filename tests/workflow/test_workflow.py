@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import build_book
@@ -419,7 +420,7 @@ def test_a_line_a_step_with_its_time_and_no_internals(capsys):
 
 def test_each_step_gets_a_gpu_of_its_own(tmp_path, monkeypatch):
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho GPU 0: a\necho GPU 1: b\n")
+    tool.write_text("#!/bin/sh\necho GPU 0: a\necho GPU 1: b\necho '  MIG 1g'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -432,9 +433,15 @@ def test_each_step_gets_a_gpu_of_its_own(tmp_path, monkeypatch):
         assert [each["CUDA_VISIBLE_DEVICES"] for each in (first, second)] == ["0", "1"]
     with step.own_gpu() as again:
         assert again["CUDA_VISIBLE_DEVICES"] == "0"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")  # a scheduler's choice
-    with step.own_gpu() as given:
-        assert given["CUDA_VISIBLE_DEVICES"] == "5"
+    with ExitStack() as running:  # more at a time than there are: shared evenly
+        given = [running.enter_context(step.own_gpu()) for _ in range(4)]
+        assert [each["CUDA_VISIBLE_DEVICES"] for each in given] == ["0", "1", "0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")  # a user's choice
+    with step.own_gpu() as first, step.own_gpu() as second:
+        assert [each["CUDA_VISIBLE_DEVICES"] for each in (first, second)] == ["5", "7"]
+        monkeypatch.setenv("SLURM_JOB_ID", "1")
+        with step.own_gpu() as of_job:
+            assert of_job["CUDA_VISIBLE_DEVICES"] == "5,7"
 
 
 def test_snakemake_finds_the_voice():
