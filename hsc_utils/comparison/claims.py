@@ -137,7 +137,8 @@ def _audit(study: Study) -> str:
     text += ", ".join(f"{count} × {verdict}" for verdict, count in counts.items()) + "."
     alarms = audit[audit["verdict"] == "alarm"]
     for row in alarms.itertuples():
-        said = f"{_cell(row.question)} {row.measured}: {row.estimate:.3f}."
+        said = f"{_cell(row.question)} {row.measured}: {row.estimate:.3f}"
+        said += f" ({row.low:.3f} to {row.high:.3f})." if pd.notna(row.low) else "."
         text += f"\n- **Alarm, {row.level}s:** {said}"
     return text
 

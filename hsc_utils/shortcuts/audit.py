@@ -8,6 +8,7 @@ Each function ``ask_…`` asks some questions of one network, and returns findin
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -136,17 +137,22 @@ def _betrayal(subject: Subject) -> str:
         (subject.arrays[row] != subject.without[row]).any(axis=-1).sum() for row in subject.rows
     ]
     area = pd.DataFrame({"area": np.log1p(painted)})
-    classes = subject.run.config.class_names
-    told = _judge(_auroc(subject, predict_from(area, subject.table, classes)), 0.5)
+    classes, table = subject.run.config.class_names, subject.table
+    told = _judge(_auroc(subject, predict_from(area, table, classes)), 0.5)
     if not told["p"] < ALARM_LEVEL:
         return ""
-    beside = pd.concat([subject.facts[name] for name in _FACTS_OF["surroundings"]], axis=1)
-    trained = (subject.table["split"] == "train").to_numpy()
+    known = pd.concat([subject.facts[name] for name in _FACTS_OF["surroundings"]], axis=1)
+    # within classes: else a background that goes with the class would tell the area through it
+    known = known.join(area).loc[subject.usable]
+    known -= known.groupby([table["class"], table["split"]]).transform("mean")
+    trained, judged = table["split"] == "train", table["split"] == subject.run.judged_on
+    beside, size = known.drop(columns="area"), known["area"]
     model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 3, 6)))
-    guessed = model.fit(beside[trained], area["area"][trained]).predict(beside[subject.judged])
+    model.fit(beside[trained], size[trained])
+    guessed = model.predict(beside[judged])
     guessed += 1e-9 * np.arange(len(guessed))  # a constant guess correlates with nothing
-    shown = np.corrcoef(guessed, area["area"][subject.judged])[0, 1]
-    if shown <= _BETRAYED:
+    shown, chance = stats.pearsonr(guessed, size[judged])
+    if shown <= _BETRAYED or chance > ALARM_LEVEL:
         return ""
     return (
         f"How much was painted out goes with the class (AUROC {told['estimate']:.2f}) and can be "
@@ -165,9 +171,9 @@ def _unless_betrayed(subject: Subject, found: dict) -> dict:
 def _facts(subject: Subject, paths: Study) -> dict[str, pd.DataFrame | str]:
     """List what is known of each sample (one row each) without a look at a cell."""
     beside = hand_made(subject.without, subject.rows, subject.run.config.channels)
-    day = pd.get_dummies(subject.table["group"]).astype(float)
+    beside[~subject.usable] = np.nan
     known = {
-        "day": day if (subject.table["group"] != "").all() else _UNKNOWN_DAY,
+        "day": _days(subject),
         "brightness beside the cells": beside.filter(regex="^mean "),
         "sharpness beside the cells": beside.filter(regex="^band "),
     }
@@ -183,6 +189,17 @@ def _facts(subject: Subject, paths: Study) -> dict[str, pd.DataFrame | str]:
     values = [images[["slices"]], images[["height", "width"]], _file_sizes(images, paths)]
     values.append(hour if stated.notna().all() else _UNKNOWN_TIME)
     return dict(zip(of_files, values, strict=True)) | {"number of cells": np.log1p(counted)} | known
+
+
+def _days(subject: Subject) -> pd.DataFrame | str:
+    """Return the day of each sample, one column a day, or why it tells nothing."""
+    table = subject.table
+    if (table["group"] == "").any():
+        return _UNKNOWN_DAY
+    learnt = table.loc[table["split"] == "train", "group"]
+    if not table.loc[subject.judged, "group"].isin(learnt).any():
+        return "no day of the samples judged was learnt from: the split keeps days whole"
+    return pd.get_dummies(table["group"]).astype(float)
 
 
 def _file_sizes(images: pd.DataFrame, paths: Study) -> pd.DataFrame | str:
@@ -211,6 +228,8 @@ def ask_trivial(subject: Subject) -> tuple[pd.DataFrame, pd.DataFrame]:
     alone = []
     for name, known in subject.facts.items():
         row = {"known": name, "missing": known if isinstance(known, str) else ""}
+        if name in _FACTS_OF["surroundings"]:
+            row["missing"] = subject.betrayal
         if not row["missing"]:
             row |= _judge(_auroc(subject, _chances(subject, [name])), 0.5)
         alone.append(row)
@@ -226,8 +245,23 @@ def _of_facts(subject: Subject, key: str, names: Sequence[str]) -> dict:
     if len(missing) == len(names):
         return _finding(subject, key, [], 0.5, f"Not known: {missing[0]}.")
     why = f"Without {'; '.join(missing)}." if missing else ""
+    why = _shown_days(subject) if key == "day" else why
     found = _finding(subject, key, _auroc(subject, _chances(subject, names)), 0.5, why)
     return _unless_betrayed(subject, found) if key == "surroundings" else found
+
+
+def _shown_days(subject: Subject) -> str:
+    """Say how well the surroundings tell the day itself."""
+    days = tuple(sorted(set(subject.table.loc[subject.table["split"] == "train", "group"])))
+    known = subject.table["group"].isin(days)
+    table = subject.table[known].assign(**{"class": subject.table["group"]})
+    beside = pd.concat([subject.facts[name] for name in _FACTS_OF["surroundings"]], axis=1)[known]
+    if len(days) < 2 or not (table["split"] == "validation").any():
+        return ""
+    judged = (table["split"] == subject.run.judged_on).to_numpy()
+    chances = predict_from(beside, table, days)[judged]
+    shown = metrics.score(table["class"][judged], chances, days)["auroc"]
+    return f"The surroundings tell the day with an AUROC of {shown:.2f}."
 
 
 def _chances(subject: Subject, names: Iterable[str]) -> np.ndarray:
@@ -240,8 +274,17 @@ def _chances(subject: Subject, names: Iterable[str]) -> np.ndarray:
 def _added(subject: Subject) -> dict:
     """Judge what the network's output adds to all that is known without it."""
     classes = subject.run.config.class_names
+    leaking = _FACTS_OF["surroundings"] if subject.betrayal else ()
+    names = [
+        name
+        for name, known in subject.facts.items()
+        if not isinstance(known, str) and name not in leaking
+    ]
+    if subject.run.judged_on != "test" or not names:
+        why = "Nothing of the kind is known." if not names else "There is no test subset."
+        return _finding(subject, "added", [], 0.0, why)
     outputs = [
-        _chances(subject, subject.facts),
+        _chances(subject, names),
         metrics.probability_matrix(subject.run.predictions, classes),
     ]
     known = np.log(np.clip(np.hstack(outputs), 1e-6, None))
@@ -344,10 +387,13 @@ def ask_views(
     if SAME_NUMBER in views:
         whole = _scored(_same_samples(views[AS_IT_IS], views[SAME_NUMBER]), subject)
         found = _finding(subject, "same_number", _paired(whole, scored[SAME_NUMBER]), 0.0)
-        # fewer cells tell less anyway
-        if not _of_facts(subject, "count", ["number of cells"])["p"] < ALARM_LEVEL:
+        counted = _of_facts(subject, "count", ["number of cells"])["p"]
+        found["why"] = "Part of a loss is one of evidence: fewer cells tell less."
+        if counted >= ALARM_LEVEL:
             found["why"] = "Their number gives no class away, so a loss is one of evidence."
             found["p"] = max(found["p"], 1.0)  # NaN stays
+        elif np.isnan(counted):
+            found |= {"p": np.nan, "why": "Whether their number gives it away is not known."}
         findings.append(found)
     return pd.DataFrame(findings), pd.DataFrame(rows)
 
@@ -363,6 +409,10 @@ def ask_surroundings(subject: Subject, folder: Path, epochs: int | None = None) 
     `folder` and `epochs` are those of `train_on_surroundings`.
     """
     run, table = subject.run, subject.table[subject.usable].reset_index(drop=True)
+    learnt = set(table.loc[table["split"] == "train", "class"])
+    if lost := sorted(set(subject.table["class"]) - learnt):
+        why = f"No training patch of {', '.join(lost)} shows anything but cells."
+        return pd.DataFrame([_finding(subject, "surroundings_trained", [], 0.5, why)])
     again = train_on_surroundings(run, table, subject.without, folder, epochs).predictions
     values = _scored(again[again["split"] == run.judged_on], subject)
     found = _finding(subject, "surroundings_trained", values, 0.5)
@@ -461,30 +511,32 @@ def _judge(values: Sequence[np.ndarray], reference: float) -> dict[str, float]:
     parts = [[metrics.jackknife(each[1:])] for each in values]
     estimate = float(values[0][0])
     found = {"estimate": estimate, "low": low, "high": high}
-    return nothing | found | {"p": _p_value(estimate - reference, parts)}
+    return nothing | found | {"p": _p_value(estimate - reference, parts, len(values[0]) - 1)}
 
 
 def _judge_apart(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> dict[str, float]:
     """Judge the difference of two scores on different samples, as if these were independent."""
     found = _judge([], 0.0)
-    if len(ours) != len(theirs) or not ours or np.isnan(ours[0][0] - theirs[0][0]):
+    if not ours or not theirs or np.isnan(ours[0][0] - theirs[0][0]):
         return found
-    parts = [
+    parts = [  # of the units that both have: images, and perhaps groups
         [metrics.jackknife(values[1:]) for values in pair]
-        for pair in zip(ours, theirs, strict=True)
+        for pair in zip(ours, theirs, strict=False)
     ]
     estimate = float(ours[0][0] - theirs[0][0])
     width = max(metrics.half_width(each, 0.95) for each in parts)
     ends = {"low": estimate - width, "high": estimate + width}
-    return found | {"estimate": estimate, "p": _p_value(estimate, parts)} | ends
+    return found | {"estimate": estimate, "p": _p_value(estimate, parts, len(ours[0]) - 1)} | ends
 
 
-def _p_value(effect: float, parts: Sequence[Sequence[tuple[float, float]]]) -> float:
+def _p_value(effect: float, parts: Sequence[Sequence[tuple[float, float]]], images: int) -> float:
     """Return the p-value of an effect above 0 by a t test, the least certain of several units."""
     found = []
     for variance, freedom in map(metrics.summed, parts):
-        if variance == 0:  # the same whatever is left out, such as a perfect score
-            found.append(0.0 if effect > 1e-9 else 1.0)
+        if variance == 0:
+            # the same whatever is left out, such as a perfect order; which chance makes of so few
+            least = 1 / math.comb(images, metrics.MIN_IMAGES)
+            found.append(least if effect > 1e-9 else 1.0)
         else:
             found.append(stats.t.sf(effect / np.sqrt(variance), freedom))
     return float(np.max(found))

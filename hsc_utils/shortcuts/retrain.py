@@ -11,7 +11,7 @@ from hsc_utils.study import Run, RunConfig
 
 # from any seed of the split itself, whose order of images would put whole subsets into one half
 _APART = 10_000
-ARMS = {"by_day": "group", "by_image": None}  # what is never divided between the two halves
+_SEEN = 0.9  # share of test images whose day must occur among the others, to hold it out
 
 
 def train_on_surroundings(
@@ -46,10 +46,10 @@ def hold_out_days(
 ) -> dict[str, pd.DataFrame]:
     """Train a run's network on one half of the images and judge it on the other, in two ways.
 
-    The halves hold whole groups (days) in one way and any images in the other; each test image
-    of the run is judged by the network of the half that it is not in. So both ways learn from as
-    many images and are judged on the same ones, and differ in one thing: whether the day of a
-    test image was learnt from.
+    The halves hold whole groups (days) in one way, and in the other as many images of each class
+    and subset, drawn at random; each test image of the run is judged by the network of the half
+    that it is not in. So both ways learn from as many images and are judged on the same ones, and
+    differ in one thing: whether the day of a test image was learnt from.
 
     Parameters
     ----------
@@ -59,14 +59,34 @@ def hold_out_days(
     Returns
     -------
     dict of str to DataFrame
-        Predictions of the run's test samples, as `Run.predictions`, by the names in `ARMS`.
+        Predictions of the run's test samples, as `Run.predictions`: ``by_day``, ``by_image``.
 
     Raises
     ------
     ValueError
         If groups are not known, a class lies in a single one, so that days and classes cannot be
-        told apart, or a half would lack a class.
+        told apart, the split holds whole days out already, or a half would lack a class.
     """
+    halves = _halves(run, table)
+    samples, settings = run.predictions, _recipe(run.config, epochs)
+    tested, predictions = samples.loc[samples["split"] == "test", "id"], {}
+    for arm, half in halves.items():
+        parts = []
+        for place in ("train", "test"):
+            # judged are test samples of this half, and learnt from are the others of the other
+            chosen = (half == place) == (table["split"] == "test")
+            pictures = arrays if run.level == "cell" else arrays[np.flatnonzero(chosen)]
+            again = _directory(run, folder / f"{arm}_{place}")
+            part = table[chosen].reset_index(drop=True)
+            training.train(part, pictures, again.directory, settings)
+            judged = again.predictions
+            parts.append(judged[judged["split"] == "test"])
+        predictions[arm] = pd.concat(parts).set_index("id").loc[tested].reset_index()
+    return predictions
+
+
+def _halves(run: Run, table: pd.DataFrame) -> dict[str, pd.Series]:
+    """Return the half of each sample, ``train`` or ``test``, by whole days and by images."""
     images = table.drop_duplicates("image_id")
     if run.judged_on != "test":
         raise ValueError("there is no test subset to judge on")
@@ -75,23 +95,30 @@ def hold_out_days(
     groups = images.groupby("class")["group"].nunique()
     if groups.min() < 2:
         raise ValueError(f"all images of {groups.idxmin()} are of one day (or group)")
-    samples, settings = run.predictions, _recipe(run.config, epochs)
-    tested, predictions = samples.loc[samples["split"] == "test", "id"], {}
-    for arm, group in ARMS.items():
-        halves = manifest.split_images(images, (0.5, 0, 0.5), run.seed + _APART, group)
-        half = table["image_id"].map(halves.set_index("image_id")["split"])
-        parts = []
+    tested = images["split"] == "test"
+    seen = images.loc[tested, "group"].isin(images.loc[~tested, "group"]).mean()
+    if seen < _SEEN:
+        raise ValueError(
+            f"only {seen:.0%} of the test images are of a day that other subsets hold (was the "
+            "study split by whole days?), so there is nothing to compare with"
+        )
+    by_day = manifest.split_images(images, (0.5, 0, 0.5), run.seed + _APART, "group")["split"]
+    rng = np.random.default_rng(run.seed)
+    by_image = by_day.groupby([images["class"], images["split"]]).transform(
+        lambda half: rng.permutation(half)
+    )
+    halves = {}
+    for arm, of_images in {"by_day": by_day, "by_image": by_image}.items():
+        half = table["image_id"].map(dict(zip(images["image_id"], of_images, strict=True)))
         for place in ("train", "test"):
-            # judged are test samples of this half, and learnt from are the others of the other
-            chosen = (half == place) == (table["split"] == "test")
-            part = table[chosen]
-            pictures = arrays if run.level == "cell" else arrays[np.flatnonzero(chosen)]
-            again = _directory(run, folder / f"{arm}_{place}")
-            training.train(part.reset_index(drop=True), pictures, again.directory, settings)
-            judged = again.predictions
-            parts.append(judged[judged["split"] == "test"])
-        predictions[arm] = pd.concat(parts).set_index("id").loc[tested].reset_index()
-    return predictions
+            ours = table[half == place]
+            learnt = set(ours.loc[ours["split"] == "train", "class"])
+            if lost := sorted(set(table["class"]) - learnt):
+                raise ValueError(f"a half of the images would train without {', '.join(lost)}")
+            if not (ours["split"] == "validation").any():
+                raise ValueError("a half of the images would have none for validation")
+        halves[arm] = half
+    return halves
 
 
 def _directory(run: Run, folder: Path) -> Run:

@@ -397,9 +397,13 @@ def test_alarms_of_the_audit_stand_on_the_page(tmp_path):
     write_claims(study)
     assert "No audit of shortcuts" in page.read_text()
     row = {"level": "cell", "question": "Does the day tell?", "measured": "AUROC of the day"}
-    audit = pd.DataFrame([row | {"estimate": 0.9, "verdict": "alarm"}] * 2)
+    numbers = {"estimate": 0.9, "low": 0.8, "high": 0.95}
+    audit = pd.DataFrame([row | numbers | {"verdict": "alarm"}] * 2)
     audit.loc[1, "verdict"] = "no sign"
     write_csv(study.shortcuts / "audit.csv", audit)
     write_claims(study)
     assert "asks 2 questions of the networks here: 1 × alarm, 1 × no sign" in page.read_text()
-    assert "**Alarm, cells:** Does the day tell? AUROC of the day: 0.900." in page.read_text()
+    assert (
+        "**Alarm, cells:** Does the day tell? AUROC of the day: 0.900 (0.800 to 0.950)."
+        in page.read_text()
+    )

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from studies import CLASSES, cell_table, image_table, noise
+from studies import CLASSES, SPLITS, cell_table, image_table, noise
 
 from hsc_utils.shortcuts import audit, retrain, verdicts
 from hsc_utils.shortcuts.views import Surroundings
@@ -99,7 +99,8 @@ def test_an_alarm_that_the_painting_may_have_caused_is_withdrawn(subject):
     """Where a class's larger holes are filled with other grain, they say so themselves."""
     images = dated(image_table(per_class=60), 7)
     without = noise(len(images))
-    for picture, side in zip(without, of_class(images, 4, 8, 12), strict=True):
+    sides = of_class(images, 4, 8, 12) + np.random.default_rng(0).integers(-2, 3, len(images))
+    for picture, side in zip(without, sides, strict=True):
         picture[:side, :side] = 120
     asked = subject(images, without=without)
     findings, _ = audit.ask_trivial(asked)
@@ -243,6 +244,31 @@ def test_days_and_classes_that_coincide_cannot_be_told(subject, paths):
     assert "column group" in unknown.loc[0, "why"]
 
 
+def test_days_that_the_split_held_out_already_leave_nothing_to_compare(subject, paths):
+    images = dated(image_table(per_class=60), 10)
+    whole = images.assign(split=images["group"].map(lambda day: SPLITS[int(day[-1]) % 6]))
+    asked = subject(whole)
+    row = verdicts.closing_table(audit.ask_days(asked, paths.shortcuts)).iloc[0]
+    assert row["verdict"] == verdicts.CANNOT
+    assert "0% of the test images" in row["why"]
+    found = verdicts.closing_table(audit.ask_trivial(asked)[0]).set_index("key").loc["day"]
+    assert found["verdict"] == verdicts.CANNOT
+    assert "no day of the samples judged" in found["why"]
+
+
+def test_both_ways_of_halving_learn_from_as_many_images(subject):
+    """Also where days are of very different size."""
+    images = image_table(per_class=60)
+    days = ["a"] * 40 + ["b"] * 12 + ["c"] * 8
+    asked = subject(images.assign(group=days * 3))
+    halves = retrain._halves(asked.run, asked.table)
+    keys = [asked.table["class"], asked.table["split"]]
+    counted = [half.groupby(keys).value_counts().sort_index() for half in halves.values()]
+    assert counted[0].equals(counted[1])
+    by_day = halves["by_day"].groupby(asked.table["group"]).nunique()
+    assert (by_day == 1).all()
+
+
 def test_surroundings_are_learnt_by_the_runs_own_recipe(subject, paths, learning):
     asked = subject(dated(image_table(), 7), without=noise(108) + 5)
     found = audit.ask_surroundings(asked, paths.shortcuts, epochs=None)
@@ -274,6 +300,27 @@ def test_verdicts_are_corrected_for_the_number_of_questions():
     assert judged_as(one)["count"] == verdicts.ALARM
     others = pd.DataFrame([row | {"key": "day", "p": 0.9}] * 3)
     assert judged_as(one, others)["count"] == verdicts.NO_SIGN
+
+
+def test_a_perfect_order_of_few_images_is_no_certainty():
+    """Guessing orders five against five images in 1 of 252 cases."""
+    perfect = [np.ones(11)]
+    assert audit._judge(perfect, 0.5)["p"] == pytest.approx(1 / 252)
+    assert audit._judge([np.ones(80)], 0.5)["p"] < 1e-6
+    assert audit._judge([np.full(11, 0.5)], 0.5)["p"] == 1
+
+
+def test_an_alarm_beside_crowded_cells_is_not_withdrawn(subject):
+    """A background that goes with the class tells the painted area through it, and is an alarm."""
+    images = dated(image_table(per_class=60), 7)
+    light = of_class(images, 0, 20, 40).to_numpy(np.uint8)[:, None, None, None]
+    without = noise(len(images)) + light
+    side = of_class(images, 4, 8, 12) + np.random.default_rng(0).integers(-2, 3, len(images))
+    asked = subject(images, light=light, without=without)
+    for picture, hole in zip(asked.arrays, side, strict=True):
+        picture[:hole, :hole] ^= 1
+    assert audit._betrayal(asked) == ""
+    assert judged_as(audit.ask_trivial(asked)[0])["surroundings"] == verdicts.ALARM
 
 
 def test_what_an_interval_leaves_open_cannot_be_told():
