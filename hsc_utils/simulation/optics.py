@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.fft import fft2, fftfreq, ifft2
 from scipy.ndimage import gaussian_filter
+from scipy.spatial.distance import cdist
 
 from hsc_utils.simulation.specimen import (
     PIXEL_SIZE_UM,
@@ -23,6 +24,7 @@ from hsc_utils.simulation.specimen import (
     draw_cell,
     generator,
 )
+from hsc_utils.simulation.traps import NO_ARTEFACTS, Artefacts, field_stop
 
 OBJECTIVE = ("UPLXAPO20X", 20.0, 0.8)
 SPREAD_SIDE = 96  # pixels, side of the window over which an object's light spreads; even
@@ -33,6 +35,7 @@ _NUMERICAL_APERTURE = 0.7  # of the objective at work, less than engraved
 _CONDENSER_APERTURE = 0.12  # angular size of the light source: blurs defocused fringes
 _BRIGHTFIELD_FOCUS_UM = 3.0
 _SHEAR_UM = 0.38
+_DUST_RADII_PX = (1.0, 2.5)
 
 _FREQUENCY_Y = fftfreq(SPREAD_SIDE, PIXEL_SIZE_UM).astype(np.float32)[:, None]
 _FREQUENCY_X = fftfreq(SPREAD_SIDE, PIXEL_SIZE_UM).astype(np.float32)[None, :]
@@ -109,16 +112,25 @@ def expose(
     photons: float,
     offset: float,
     read_noise: float,
+    stop: float | np.ndarray = 1.0,
 ) -> np.ndarray:
-    """Record light with a 12-bit detector: a light of 1 gives so many photons and grey levels."""
+    """Record light with a 12-bit detector: a light of 1 gives so many photons and grey levels.
+
+    A `stop` dims what has arrived, so that where it is 1 the noise is what it is without it.
+    """
     arrived = rng.poisson(np.clip(light, 0, None) * photons)
-    levels = arrived * (counts / photons) + offset
+    levels = arrived * (counts / photons) * stop + offset
     levels = levels + read_noise * rng.standard_normal(light.shape, np.float32)
     return np.clip(np.rint(levels), 0, MAX_COUNT).astype(np.uint16)
 
 
 def render(
-    cells: pd.DataFrame, slices: int, day: int, size: int, seed: int
+    cells: pd.DataFrame,
+    slices: int,
+    day: int,
+    size: int,
+    seed: int,
+    artefacts: Artefacts = NO_ARTEFACTS,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Take the picture of `draw_cells`: its slices, and label images of the cells' parts.
 
@@ -136,7 +148,10 @@ def render(
         )
     ]
     glow = np.stack([cell.glow for cell in drawn]) * rng.lognormal(0, 0.35, (len(drawn), 1, 1))
-    debris_delay, debris_glow, debris_at, debris_focus = debris(rng, size)
+    debris_delay, debris_glow, debris_at, debris_focus = (
+        np.concatenate(both)
+        for both in zip(debris(rng, size), _dust(cells, size, seed, artefacts.dust), strict=True)
+    )
     corners = np.concatenate([nearest, debris_at]) - SPREAD_SIDE // 2
     focus = np.concatenate([cells["focus_um"].to_numpy(), debris_focus])
     added = (
@@ -153,37 +168,64 @@ def render(
             here = np.zeros((size, size), np.float32)
             add_objects(here, getattr(cell, name)[None].astype(np.float32), at[None])
             labels[(here > 0) & free] = label
-    return np.stack(_expose_slices(rng, light, day, size, seed)[:slices]), parts
+    return np.stack(_expose_slices(rng, light, day, size, seed, artefacts)[:slices]), parts
 
 
-def day_light(seed: int, day: int) -> dict[str, Any]:
+def _dust(
+    cells: pd.DataFrame, size: int, seed: int, density: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Scatter specks of dust as `debris` does, where no cell lies."""
+    rng = generator(seed, cells["source"].iloc[0], "dust")
+    specks = debris(rng, size, density, _DUST_RADII_PX)
+    gaps = cdist(specks[2], cells[["y", "x"]]) - cells["radius_px"].to_numpy()
+    free = gaps.min(axis=1) > 2 * _DUST_RADII_PX[1]
+    return tuple(column[free] for column in specks)
+
+
+def day_light(seed: int, day: int, vivid: bool = False) -> dict[str, Any]:
     """Say what a day does to its pictures.
 
-    ``gains`` of the four slices, the ``middle`` (fractions of the side) and ``falloff`` of the
-    illumination (see `shading`), and the ``tilt`` of the light in DIC from side to side.
+    ``gains`` of the four slices and grey levels to ``add`` to them, the ``middle`` (fractions of
+    the side) and ``falloff`` of the illumination (see `shading`), and the ``tilt`` of the light in
+    DIC from side to side. Vivid days are seen at a glance.
     """
     rng = generator(seed, "day", day)
-    gains, middle = rng.lognormal(0, 0.08, 4), rng.uniform(0.35, 0.65, 2)
-    falloff, tilt = rng.uniform(0.25, 0.45), rng.uniform(0.02, 0.1)
-    return {"gains": gains, "middle": middle, "falloff": falloff, "tilt": tilt}
+    if vivid:
+        gains, middle = rng.lognormal(0, 0.3, 4), rng.uniform(0.2, 0.8, 2)
+        falloff, tilt = rng.uniform(0.1, 0.5), rng.uniform(0, 0.25)
+        add = rng.uniform(0, (500, 500, 250, 50))
+    else:
+        gains, middle = rng.lognormal(0, 0.08, 4), rng.uniform(0.35, 0.65, 2)
+        falloff, tilt = rng.uniform(0.25, 0.45), rng.uniform(0.02, 0.1)
+        add = np.zeros(4)
+    return {"gains": gains, "middle": middle, "falloff": falloff, "tilt": tilt, "add": add}
 
 
 def _expose_slices(
-    rng: np.random.Generator, light: list[np.ndarray], day: int, size: int, seed: int
+    rng: np.random.Generator,
+    light: list[np.ndarray],
+    day: int,
+    size: int,
+    seed: int,
+    artefacts: Artefacts,
 ) -> list[np.ndarray]:
     """Put the four slices through the day's illumination, gains and detector."""
-    of_day = day_light(seed, day)
+    of_day = day_light(seed, day, artefacts.vivid_day)
     gains = of_day["gains"] * rng.lognormal(0, 0.04, 4)
     shade = shading(size, tuple(of_day["middle"] + rng.normal(0, 0.02, 2)), of_day["falloff"])
     tilt = 1 + np.linspace(-0.5, 0.5, size, dtype=np.float32) * of_day["tilt"]
     dic, brightfield, glow = light
     # grey levels of a typical cell in total, and of the medium, which differs from field to field
-    glow = 350000 * glow + 120 * rng.lognormal(0, 0.35)
-    camera = {"offset": 100, "read_noise": 4}
-    weak = {"photons": 1 / 12, "counts": 1.0, "offset": 100, "read_noise": 5}
+    across = 1 + np.linspace(-0.5, 0.5, size, dtype=np.float32) * artefacts.slope
+    glow = 350000 * glow + 120 * rng.lognormal(0, 0.35) * across
+    offsets = (100, 100, 100, 40) + of_day["add"]
+    camera = {"stop": field_stop(size, artefacts.rim), "read_noise": 4}
+    for_dic = camera | {"counts": 1500 * gains[0], "photons": 2500}
+    for_brightfield = camera | {"counts": 1700 * gains[1], "photons": 4000}
+    weak = camera | {"photons": 1 / 12, "counts": 1.0, "read_noise": 5}
     return [
-        expose(rng, dic * tilt * tilt[:, None], counts=1500 * gains[0], photons=2500, **camera),
-        expose(rng, brightfield * shade, counts=1700 * gains[1], photons=4000, **camera),
-        expose(rng, glow * shade * gains[2], **weak),
-        expose(rng, 0.02 * glow * gains[3], **(weak | {"offset": 40})),
+        expose(rng, dic * tilt * tilt[:, None], offset=offsets[0], **for_dic),
+        expose(rng, brightfield * shade, offset=offsets[1], **for_brightfield),
+        expose(rng, glow * shade * gains[2], offset=offsets[2], **weak),
+        expose(rng, 0.02 * glow * gains[3], offset=offsets[3], **weak),
     ]

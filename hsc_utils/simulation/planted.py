@@ -16,7 +16,7 @@ from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
 from hsc_utils import drawing
-from hsc_utils.files import atomic_path, from_caller, from_root
+from hsc_utils.files import atomic_path, from_caller, from_root, shown_path
 from hsc_utils.provenance import SIMULATED_NOTE
 from hsc_utils.simulation.optics import day_light, render
 from hsc_utils.simulation.specimen import (
@@ -258,6 +258,8 @@ def write_page(truth_dir: str | Path) -> None:
     truth_dir = from_root(truth_dir)
     truth = pd.read_csv(truth_dir / "cells.csv")
     settings = json.loads((truth_dir / "settings.json").read_text())
+    if (trap := settings.get("trap", "none")) != "none":
+        raise ValueError(f"{shown_path(truth_dir)} holds the trap {trap}: the page is of the demo.")
     pictures = {"cells": draw_examples(), "traits": draw_distributions(truth)}
     for name, figure in pictures.items():
         with atomic_path(truth_dir / f"planted_{name}.png") as temporary:

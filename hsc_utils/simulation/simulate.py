@@ -33,6 +33,7 @@ from hsc_utils.provenance import code_digest
 from hsc_utils.simulation.oir import write_oir
 from hsc_utils.simulation.optics import OBJECTIVE, PARTS, SPREAD_SIDE, render
 from hsc_utils.simulation.specimen import DENSITY, PIXEL_SIZE_UM, draw_cells, generator
+from hsc_utils.simulation.traps import TRAPS
 
 DEMO_COUNTS = {"LT-HSC": 84, "ST-HSC": 102, "MPP": 84}
 SLICE_NAMES = ("DIC", "Brightfield", "Autofluorescence", "Far red")
@@ -46,23 +47,34 @@ _OF_EVERY_FILE = {
     "comment": "SIMULATED by hsc_utils.simulation: no microscope and no cell was involved.",
 }
 _UNUSABLE = ("saved twice.oir", "cut short.oir", "notes.txt", "test exposure.oir")
-_CODE = ("simulation.simulate", "simulation.specimen", "simulation.optics", "simulation.oir")
+_CODE = tuple(f"simulation.{room}" for room in ("simulate", "specimen", "optics", "oir", "traps"))
 
 
-def plan_demo(counts: Mapping[str, int], days: int, seed: int) -> pd.DataFrame:
-    """List the acquisitions to make, classes evenly over days; a higher count only adds some."""
+def plan_demo(counts: Mapping[str, int], days: int, seed: int, trap: str = "none") -> pd.DataFrame:
+    """List the acquisitions to make, classes evenly over days; a higher count only adds some.
+
+    Where a trap asks for one class a day, the classes take turns.
+    """
     unknown = sorted(set(counts) - set(DENSITY))
     if unknown or not counts or min(counts.values()) < 1 or days < 1:
         raise ValueError(
             f"counts={dict(counts)}, days={days}: expected at least 1 day and at least 1 "
             f"acquisition a class, of the classes {', '.join(DENSITY)}."
         )
+    one_class_a_day = TRAPS[trap].one_class_a_day
+    if one_class_a_day and days < len(DENSITY):
+        raise ValueError(f"days={days}: one class a day needs at least {len(DENSITY)} days.")
     rows = []
     for class_name, count in counts.items():
+        number = list(DENSITY).index(class_name)
+        own_days = range(number, days, len(DENSITY)) if one_class_a_day else range(days)
         for k in range(count):
             rng = generator(seed, class_name, "slices", k // 20)
-            day = k % days
-            minute = 15 * (k // days) + 5 * list(DENSITY).index(class_name)
+            day, turn = own_days[k % len(own_days)], k // len(own_days)
+            # In the demo the order within a turn is fixed. Over few turns the hour would tell the
+            # class, which is not the trap that was asked for.
+            place = number if trap == "none" else (number + day + turn) % len(DENSITY)
+            minute = 15 * turn + 5 * place
             acquired_at = _FIRST_DAY + timedelta(weeks=day, minutes=minute)
             source = f"{class_name}/{acquired_at:%Y-%m-%d}/field_{k + 1:03d}.oir"
             slices = int(rng.permutation(_SLICES_OF_TWENTY)[k % 20])
@@ -71,12 +83,13 @@ def plan_demo(counts: Mapping[str, int], days: int, seed: int) -> pd.DataFrame:
 
 
 def write_acquisition(
-    raw_dir: Path, truth_dir: Path, acquisition: Mapping, size: int, seed: int
+    raw_dir: Path, truth_dir: Path, acquisition: Mapping, size: int, seed: int, trap: str
 ) -> None:
     """Make one acquisition (a row of `plan_demo`): its label images, then its OIR file."""
-    source = acquisition["source"]
-    cells = draw_cells(source, acquisition["class"], size, seed)
-    pixels, parts = render(cells, acquisition["slices"], acquisition["day"], size, seed)
+    source, class_name = acquisition["source"], acquisition["class"]
+    cells = _cells_of(acquisition, size, seed, trap)
+    artefacts = TRAPS[trap].artefacts[class_name]
+    pixels, parts = render(cells, acquisition["slices"], acquisition["day"], size, seed, artefacts)
     for path, labels in zip(_label_paths(truth_dir, source), parts.values(), strict=True):
         with atomic_path(path) as temporary:
             Image.fromarray(labels).save(temporary, format="PNG")
@@ -88,6 +101,12 @@ def write_acquisition(
         objective=OBJECTIVE,
         **_OF_EVERY_FILE,
     )
+
+
+def _cells_of(acquisition: Mapping, size: int, seed: int, trap: str) -> pd.DataFrame:
+    """Draw the cells of an acquisition (a row of `plan_demo`)."""
+    source, class_name, plan = acquisition["source"], acquisition["class"], TRAPS[trap]
+    return draw_cells(source, class_name, size, seed, plan.density, plan.contrast)
 
 
 def _label_paths(truth_dir: Path, source: str) -> list[Path]:
@@ -103,6 +122,7 @@ def write_demo(
     days: int = 10,
     seed: int = 0,
     workers: int = 2,
+    trap: str = "none",
 ) -> pd.DataFrame:
     """Write the demo: OIR files, label images and the table of true cells.
 
@@ -121,11 +141,14 @@ def write_demo(
     size : int
         Side of a field of view in pixels.
     days : int
-        Acquisition days, each with all classes.
+        Acquisition days, each with all classes (but see `trap`).
     seed : int
         The same seed gives the same bytes, whatever the number of workers.
     workers : int
         Processes that work side by side; 1 starts none.
+    trap : str
+        One of `traps.TRAPS`: ``none`` for the demo; the others plant a shortcut (``day``: one
+        class a day), or none at all (``clean``), beside cells that differ less.
 
     Returns
     -------
@@ -141,8 +164,10 @@ def write_demo(
     raw_dir, truth_dir = from_root(raw_dir), from_root(truth_dir)
     if size < SPREAD_SIDE:
         raise ValueError(f"size={size} is too small: expected at least {SPREAD_SIDE} px.")
-    rows = plan_demo(counts, days, seed).to_dict("records")
-    settings = {"counts": dict(counts), "size": size, "days": days, "seed": seed}
+    if trap not in TRAPS:
+        raise ValueError(f"trap={trap!r} is unknown: expected one of {', '.join(TRAPS)}.")
+    rows = plan_demo(counts, days, seed, trap).to_dict("records")
+    settings = {"counts": dict(counts), "size": size, "days": days, "seed": seed, "trap": trap}
     settings["code_sha256"] = code_digest(*_CODE)
     ours = {raw_dir / row["source"] for row in rows}
     ours |= {(raw_dir / rows[-1]["source"]).with_name(name) for name in _UNUSABLE}
@@ -153,11 +178,13 @@ def write_demo(
         if anew
         or not all(map(_holds, [raw_dir / row["source"], *_label_paths(truth_dir, row["source"])]))
     ]
-    jobs = (delayed(write_acquisition)(raw_dir, truth_dir, row, size, seed) for row in missing)
+    jobs = (
+        delayed(write_acquisition)(raw_dir, truth_dir, row, size, seed, trap) for row in missing
+    )
     done = Parallel(workers, return_as="generator")(jobs)
     list(tqdm(done, "simulate", len(missing), unit="acquisition", disable=no_bar()))
     truth_path = truth_dir / "cells.csv"
-    cells = pd.concat([draw_cells(row["source"], row["class"], size, seed) for row in rows])
+    cells = pd.concat([_cells_of(row, size, seed, trap) for row in rows])
     if not truth_path.exists() or truth_path.read_bytes() != cells.to_csv(index=False).encode():
         write_csv(truth_path, cells)
     _write_unusable(raw_dir, rows[-1], anew)
@@ -201,7 +228,8 @@ def _claim(raw_dir: Path, truth_dir: Path, ours: set[Path], settings: dict) -> b
     path, found = truth_dir / "settings.json", {}
     if path.exists():
         try:
-            found = json.loads(path.read_text())
+            # settings that do not name a trap are older than the traps
+            found = {"trap": "none"} | json.loads(path.read_text())
         except ValueError:
             print(f"{shown_path(path)} is damaged: the demo is made anew.")
     asked = {name: value for name, value in settings.items() if name != "code_sha256"}
@@ -242,6 +270,7 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=10, help="acquisition days")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--trap", choices=TRAPS, default="none", help="shortcut to plant")
     options = vars(parser.parse_args())
     counts = {name: options.pop(name.lower().replace("-", "_")) for name in DEMO_COUNTS}
     raw_dir, truth_dir = options.pop("raw_dir"), options.pop("truth_dir")

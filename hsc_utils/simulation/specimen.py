@@ -75,11 +75,18 @@ def generator(seed: int, *key: object) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32("/".join(map(str, key)).encode())])
 
 
-def draw_cells(source: str, class_name: str, size: int, seed: int) -> pd.DataFrame:
+def draw_cells(
+    source: str,
+    class_name: str,
+    size: int,
+    seed: int,
+    density: Mapping[str, float] = DENSITY,
+    contrast: float = 1,
+) -> pd.DataFrame:
     """Decide where the cells of one acquisition lie and what they are like, one row a cell."""
     rng = generator(seed, source, "cells")
-    wanted = max(1, rng.poisson(DENSITY[class_name] * (size / 640) ** 2 * rng.uniform(0.75, 1.25)))
-    traits = draw_traits(rng, class_name, wanted)
+    wanted = max(1, rng.poisson(density[class_name] * (size / 640) ** 2 * rng.uniform(0.75, 1.25)))
+    traits = draw_traits(rng, class_name, wanted, contrast)
     centres = _place(rng, traits["radius_px"].to_numpy(), size)
     count = len(centres)
     far = rng.uniform(size=count) < _OUT_OF_FOCUS
@@ -98,15 +105,19 @@ def draw_cells(source: str, class_name: str, size: int, seed: int) -> pd.DataFra
     return where.join(traits)
 
 
-def draw_traits(rng: np.random.Generator, class_name: str, count: int) -> pd.DataFrame:
-    """Draw the traits of some cells of a class, one column a trait."""
+def draw_traits(
+    rng: np.random.Generator, class_name: str, count: int, contrast: float = 1
+) -> pd.DataFrame:
+    """Draw the traits of some cells of a class, one column a trait.
+
+    A contrast below 1 draws the means of the classes together, to the same mean at 0.
+    """
     number = list(DENSITY).index(class_name)
-    return pd.DataFrame(
-        {
-            name: rng.normal(trait.means[number], trait.spread, count).clip(*trait.limits).round(4)
-            for name, trait in TRAITS.items()
-        }
-    )
+    traits = {}
+    for name, trait in TRAITS.items():
+        mean = contrast * trait.means[number] + (1 - contrast) * np.mean(trait.means)
+        traits[name] = rng.normal(mean, trait.spread, count).clip(*trait.limits).round(4)
+    return pd.DataFrame(traits)
 
 
 def _place(rng: np.random.Generator, radius: np.ndarray, size: int) -> np.ndarray:
@@ -242,13 +253,16 @@ def _dots(points: np.ndarray, weights: np.ndarray, blur_px: float) -> np.ndarray
 
 
 def debris(
-    rng: np.random.Generator, size: int
+    rng: np.random.Generator,
+    size: int,
+    density: float = 10,
+    radii_px: tuple[float, float] = (1.5, 5),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Scatter fragments smaller than cells: their delay, glow, centres and heights."""
-    count = rng.poisson(10 * (size / 640) ** 2)
+    count = rng.poisson(density * (size / 640) ** 2)
     delay, glow = np.zeros((2, count, SIDE, SIDE), np.float32)
     for k in range(count):
-        distance = outline(rng, tuple(rng.uniform(-1, 1, 2)), rng.uniform(1.5, 5), 0.15)
+        distance = outline(rng, tuple(rng.uniform(-1, 1, 2)), rng.uniform(*radii_px), 0.15)
         delay[k] = rng.uniform(0.8, 2.2) * np.exp(-(distance**4))
         glow[k] = (rng.uniform() < 0.3) * rng.uniform(0.05, 0.3) * delay[k] / delay[k].sum()
     return delay, glow, rng.integers(0, size, (count, 2)), rng.normal(0, 5, count)
