@@ -47,9 +47,9 @@ def hold_out_days(
     """Train a run's network on one half of the images and judge it on the other, in two ways.
 
     The halves hold whole groups (days) in one way, and in the other as many images of each class
-    and subset, drawn at random; each test image of the run is judged by the network of the half
-    that it is not in. So both ways learn from as many images and are judged on the same ones, and
-    differ in one thing: whether the day of a test image was learnt from.
+    and subset, drawn evenly from all days; each test image of the run is judged by the network of
+    the half that it is not in. So both ways learn from as many images and are judged on the same
+    ones, and differ in one thing: whether the day of a test image was learnt from.
 
     Parameters
     ----------
@@ -103,10 +103,11 @@ def _halves(run: Run, table: pd.DataFrame) -> dict[str, pd.Series]:
             "study split by whole days?), so there is nothing to compare with"
         )
     by_day = manifest.split_images(images, (0.5, 0, 0.5), run.seed + _APART, "group")["split"]
-    rng = np.random.default_rng(run.seed)
-    by_image = by_day.groupby([images["class"], images["split"]]).transform(
-        lambda half: rng.permutation(half)
-    )
+    # as many of each class and subset, spread evenly over the days: chance would leave a class that
+    # is common among one day's training images rare among those it is judged on
+    drawn = np.random.default_rng(run.seed).permutation(len(images))
+    ordered = images.assign(drawn=drawn, half=by_day).sort_values(["group", "drawn"])
+    by_image = ordered.groupby(["class", "split"])["half"].transform(_spread).loc[images.index]
     halves = {}
     for arm, of_images in {"by_day": by_day, "by_image": by_image}.items():
         half = table["image_id"].map(dict(zip(images["image_id"], of_images, strict=True)))
@@ -119,6 +120,13 @@ def _halves(run: Run, table: pd.DataFrame) -> dict[str, pd.Series]:
                 raise ValueError("a half of the images would have none for validation")
         halves[arm] = half
     return halves
+
+
+def _spread(half: pd.Series) -> np.ndarray:
+    """Give the halves anew, as often as before and at even distances."""
+    share, places = (half == "train").mean(), np.arange(len(half) + 1)
+    steps = np.diff(np.floor(places * share + 0.5))
+    return np.where(steps > 0, "train", "test")
 
 
 def _directory(run: Run, folder: Path) -> Run:
