@@ -298,10 +298,10 @@ def _added(subject: Subject) -> dict:
         scored.append(_auroc(subject, model.predict_proba(part)))
     base, gain = _judge(scored[0], 0.5), _paired(scored[1], scored[0])
     found = _finding(subject, "added", gain, 0.0, f"Without it they reach {base['estimate']:.3f}.")
-    # alarming is here that nothing is gained, and only where there was something to know
+    # alarming is here that nothing is gained, as surely as there was something to know
     alarming = base["p"] < ALARM_LEVEL <= found["p"]
     too_few = np.isnan(found["p"]) or (alarming and found["high"] > SMALLEST[0.0])
-    return found | {"p": np.nan if too_few else 1.0 - alarming}
+    return found | {"p": np.nan if too_few else base["p"] if alarming else 1.0}
 
 
 def predict_cell_views(
