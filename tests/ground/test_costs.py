@@ -25,7 +25,8 @@ def test_every_figure_says_whether_it_was_measured():
         _, _, two_cores, gpu, memory, disk, _ = (cell.strip() for cell in line.split("|"))
         assert gpu in (costs.NO_GPU, costs.ON_GPU)
         for figure in (two_cores, memory, disk):
-            marked = re.search(r"\d \w+ \((measured( at [\d,]+)?|extrapolated from [\d,]+)\)$", figure)
+            mark = r"\((measured( at [\d,]+)?|extrapolated from [\d,]+)\)$"
+            marked = re.search(rf"\d \w+ {mark}", figure)
             assert marked or figure in ("little", "not measured")
 
 
