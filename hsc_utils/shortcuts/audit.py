@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hsc_utils import manifest, metrics, training
 from hsc_utils.files import from_root
-from hsc_utils.shortcuts.baselines import predict_from
+from hsc_utils.shortcuts.baselines import predict_from, refuse_other_samples
 from hsc_utils.shortcuts.features import hand_made
 from hsc_utils.shortcuts.retrain import hold_out_days, train_on_surroundings
 from hsc_utils.shortcuts.verdicts import ALARM_LEVEL, SMALLEST
@@ -117,11 +117,7 @@ def subject_of(
     ValueError
         If `table` does not hold the run's samples.
     """
-    if table[f"{run.level}_id"].tolist() != run.predictions["id"].tolist():
-        raise ValueError(
-            f"{run} was trained on another table of {run.level}s than the one given. Give the "
-            "table and pictures that it was trained on, or train it again."
-        )
+    refuse_other_samples(run, table)
     table, usable = table.reset_index(drop=True), np.ones(len(table), bool)
     without = surroundings.images
     if run.level == "cell":
@@ -145,7 +141,8 @@ def _betrayal(subject: Subject) -> str:
     # within classes: else a background that goes with the class would tell the area through it
     known = known.join(area).loc[subject.usable]
     known -= known.groupby([table["class"], table["split"]]).transform("mean")
-    trained, judged = table["split"] == "train", table["split"] == subject.run.judged_on
+    subset = table.loc[known.index, "split"]
+    trained, judged = subset == "train", subset == subject.run.judged_on
     beside, size = known.drop(columns="area"), known["area"]
     model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 3, 6)))
     model.fit(beside[trained], size[trained])

@@ -69,11 +69,7 @@ def score_baselines(
         If `table` does not hold the run's samples.
     """
     samples, class_names = run.predictions, run.config.class_names
-    if table[f"{run.level}_id"].tolist() != samples["id"].tolist():
-        raise ValueError(
-            f"{run} was trained on another table of {run.level}s than the one given. Give the "
-            "table and pictures that it was trained on, or train it again."
-        )
+    refuse_other_samples(run, table)
     judged = (samples["split"] == run.judged_on).to_numpy()
     probabilities = metrics.probability_matrix(samples[judged], class_names)
     network, of_network = _scored(samples[judged], probabilities, class_names)
@@ -97,6 +93,15 @@ def score_baselines(
     scored["features"] = scored["features"].astype("Int64")
     write_csv(run.baselines_file, scored)
     return scored
+
+
+def refuse_other_samples(run: Run, table: pd.DataFrame) -> None:
+    """Raise a ValueError unless a table holds the samples of a run, in their order."""
+    if table[f"{run.level}_id"].tolist() != run.predictions["id"].tolist():
+        raise ValueError(
+            f"{run} was trained on another table of {run.level}s than the one given. Give the "
+            "table and pictures that it was trained on, or train it again."
+        )
 
 
 def _scored(
