@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     {
         "oir": ["write_oir"],
         "planted": ["ceilings"],
-        "simulate": ["DEMO_COUNTS", "write_demo"],
+        "simulate": ["DEMO_COUNTS", "write_demo", "write_new_day"],
         "specimen": ["TRAITS"],
     },
 )

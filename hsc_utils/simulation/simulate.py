@@ -10,7 +10,7 @@ The truth (centres, radii, outlines) goes to its own folder, for scoring alone.
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -47,13 +47,18 @@ _OF_EVERY_FILE = {
     "comment": "SIMULATED by hsc_utils.simulation: no microscope and no cell was involved.",
 }
 _UNUSABLE = ("saved twice.oir", "cut short.oir", "notes.txt", "test exposure.oir")
+# A week after the demo's last, drawn from a seed of its own: neither its light nor a field repeats.
+_NEW_DAY, _NEW_SEED = 10, 20240513
 _CODE = tuple(f"simulation.{room}" for room in ("simulate", "specimen", "optics", "oir", "traps"))
 
 
-def plan_demo(counts: Mapping[str, int], days: int, seed: int, trap: str = "none") -> pd.DataFrame:
+def plan_demo(
+    counts: Mapping[str, int], days: int, seed: int, trap: str = "none", first_day: int = 0
+) -> pd.DataFrame:
     """List the acquisitions to make, classes evenly over days; a higher count only adds some.
 
-    Where a trap asks for one class a day, the classes take turns.
+    Where a trap asks for one class a day, the classes take turns. Days lie a week apart and count
+    from that of the demo's first acquisition.
     """
     unknown = sorted(set(counts) - set(DENSITY))
     if unknown or not counts or min(counts.values()) < 1 or days < 1:
@@ -67,7 +72,8 @@ def plan_demo(counts: Mapping[str, int], days: int, seed: int, trap: str = "none
     rows = []
     for class_name, count in counts.items():
         number = list(DENSITY).index(class_name)
-        own_days = range(number, days, len(DENSITY)) if one_class_a_day else range(days)
+        all_days = range(first_day, first_day + days)
+        own_days = all_days[number :: len(DENSITY)] if one_class_a_day else all_days
         for k in range(count):
             rng = generator(seed, class_name, "slices", k // 20)
             day, turn = own_days[k % len(own_days)], k // len(own_days)
@@ -161,16 +167,64 @@ def write_demo(
         If a folder holds a demo made with other settings, or files that the simulator did not
         make, or if a setting is out of range.
     """
-    raw_dir, truth_dir = from_root(raw_dir), from_root(truth_dir)
-    if size < SPREAD_SIDE:
-        raise ValueError(f"size={size} is too small: expected at least {SPREAD_SIDE} px.")
     if trap not in TRAPS:
         raise ValueError(f"trap={trap!r} is unknown: expected one of {', '.join(TRAPS)}.")
-    rows = plan_demo(counts, days, seed, trap).to_dict("records")
+    plan = plan_demo(counts, days, seed, trap)
     settings = {"counts": dict(counts), "size": size, "days": days, "seed": seed, "trap": trap}
-    settings["code_sha256"] = code_digest(*_CODE)
+    return _write_acquisitions(raw_dir, truth_dir, plan, settings, _UNUSABLE, workers)
+
+
+def write_new_day(
+    raw_dir: str | Path, truth_dir: str | Path, *, size: int = 400, workers: int = 2
+) -> pd.DataFrame:
+    """Write four fields a class of a day that the demo does not have, for trained models to meet.
+
+    Cells, sizes and microscope are those of the demo; the day's light is its own. One file is cut
+    short, as a transfer can leave it. What is finished is kept, as by `write_demo`.
+
+    Parameters
+    ----------
+    raw_dir, truth_dir : path
+        Folders of their own, laid out as by `write_demo`.
+    size : int
+        Side of a field of view in pixels.
+    workers : int
+        Processes that work side by side; 1 starts none.
+
+    Returns
+    -------
+    DataFrame
+        One row a true cell, columns as in `specimen.draw_cells`.
+
+    Raises
+    ------
+    ValueError
+        If a folder holds another demo, or files that the simulator did not make.
+    """
+    counts = dict.fromkeys(DENSITY, 4)
+    plan = plan_demo(counts, 1, _NEW_SEED, first_day=_NEW_DAY)
+    settings = {"counts": counts, "size": size, "days": 1, "seed": _NEW_SEED, "trap": "none"}
+    settings["first_day"] = _NEW_DAY
+    return _write_acquisitions(raw_dir, truth_dir, plan, settings, ("cut short.oir",), workers)
+
+
+def _write_acquisitions(
+    raw_dir: str | Path,
+    truth_dir: str | Path,
+    plan: pd.DataFrame,
+    settings: Mapping,
+    unusable: Sequence[str],
+    workers: int,
+) -> pd.DataFrame:
+    """Write what a plan lists and is not there yet, the truth, and some files of `_UNUSABLE`."""
+    raw_dir, truth_dir = from_root(raw_dir), from_root(truth_dir)
+    if (size := settings["size"]) < SPREAD_SIDE:
+        raise ValueError(f"size={size} is too small: expected at least {SPREAD_SIDE} px.")
+    how = size, settings["seed"], settings["trap"]
+    settings = {**settings, "code_sha256": code_digest(*_CODE)}
+    rows = plan.to_dict("records")
     ours = {raw_dir / row["source"] for row in rows}
-    ours |= {(raw_dir / rows[-1]["source"]).with_name(name) for name in _UNUSABLE}
+    ours |= {(raw_dir / rows[-1]["source"]).with_name(name) for name in unusable}
     anew = _claim(raw_dir, truth_dir, ours, settings)
     missing = [
         row
@@ -178,16 +232,14 @@ def write_demo(
         if anew
         or not all(map(_holds, [raw_dir / row["source"], *_label_paths(truth_dir, row["source"])]))
     ]
-    jobs = (
-        delayed(write_acquisition)(raw_dir, truth_dir, row, size, seed, trap) for row in missing
-    )
+    jobs = (delayed(write_acquisition)(raw_dir, truth_dir, row, *how) for row in missing)
     done = Parallel(workers, return_as="generator")(jobs)
     list(tqdm(done, "simulate", len(missing), unit="acquisition", disable=no_bar()))
     truth_path = truth_dir / "cells.csv"
-    cells = pd.concat([_cells_of(row, size, seed, trap) for row in rows])
+    cells = pd.concat([_cells_of(row, *how) for row in rows])
     if not truth_path.exists() or truth_path.read_bytes() != cells.to_csv(index=False).encode():
         write_csv(truth_path, cells)
-    _write_unusable(raw_dir, rows[-1], anew)
+    _write_unusable(raw_dir, rows[-1], unusable, anew)
     # Only now: had the work stopped half way, files of the old code would pass for new ones.
     write_json(truth_dir / "settings.json", settings)
     return pd.read_csv(truth_path)
@@ -198,7 +250,7 @@ def _holds(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
-def _write_unusable(raw_dir: Path, acquisition: Mapping, anew: bool) -> None:
+def _write_unusable(raw_dir: Path, acquisition: Mapping, names: Sequence[str], anew: bool) -> None:
     """Add what any raw folder holds: a copy, a transfer cut short, a test exposure, and notes."""
     source = raw_dir / acquisition["source"]
     content = source.read_bytes()
@@ -208,14 +260,13 @@ def _write_unusable(raw_dir: Path, acquisition: Mapping, anew: bool) -> None:
         cut: content[: 2 * len(content) // 3],
         notes: b"Simulated: notes taken beside the microscope\n",
     }
-    for name, written in files.items():
-        if anew or not _holds(source.with_name(name)):
-            with atomic_path(source.with_name(name)) as temporary:
-                temporary.write_bytes(written)
-    exposure = source.with_name(test)
-    if anew or not _holds(exposure):
+    wanted = [name for name in names if anew or not _holds(source.with_name(name))]
+    for name in files.keys() & wanted:
+        with atomic_path(source.with_name(name)) as temporary:
+            temporary.write_bytes(files[name])
+    if test in wanted:
         write_oir(
-            exposure,
+            source.with_name(test),
             np.full((1, 64, 64), 1000, np.uint16),
             channel_names=SLICE_NAMES[:1],
             acquired_at=acquisition["acquired_at"],
