@@ -13,10 +13,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "read_acquisition",
             "read_picture",
         ],
+        "conversion": ["convert"],
         "brightness": ["brightness_by_class", "histograms"],
         "duplicates": ["copies", "refused_copies"],
         "formats": ["AcquisitionError"],
         "prepare": ["prepare_images"],
-        "sources": ["files_below", "list_sources"],
+        "sources": ["files_below", "list_new_sources", "list_sources"],
     },
 )

@@ -88,21 +88,7 @@ def list_sources(
     wanted = "a list of texts (in YAML, quote names such as '007' and 'NO')"
     expect(texts, "class_names", class_names, wanted)
     root = from_root(raw_dir)
-    walked = sorted((p.relative_to(root).as_posix() + "/" * bool(w), w) for p, w in _walk(root))
-    if not any(name.lower().endswith(_SUFFIXES) for name, why in walked if not why):
-        what = "is a file, not a folder" if root.is_file() else "does not exist"
-        what = "holds no .oir, .tif or .png file (nor .jpg)" if root.is_dir() else what
-        raise FileNotFoundError(
-            f"The folder {shown_path(root)} (parameter {parameter}) {what}. It should hold one "
-            "folder a class with such files."
-        )
-    # Neither companions of a file that is there nor notes beside the folders are inputs.
-    names, found = {name.casefold() for name, _ in walked}, {}
-    for name, why in walked:
-        part = _COMPANION.fullmatch(name)
-        of_other = part and f"{part[1]}.oir".casefold() in names
-        if why or (not of_other and ("/" in name or name.lower().endswith(_SUFFIXES))):
-            found[name] = why
+    found = _inputs(root, parameter, "It should hold one folder a class with such files.")
     paths = [*map(PurePosixPath, found)]
     places = [path.parent.parts for path in paths]
     subsets = _subset_folders(places, class_names)
@@ -113,19 +99,9 @@ def list_sources(
     known = known_classes([f for f in folders if _is_utf8(f)], class_names)
     for name, path, folder in zip(found, paths, folders, strict=True):
         found[name] = found[name] or _reason(root, path, folder, known)
-    fields, joined = {}, {}
-    for channels in channel_sets(PurePosixPath(name) for name, why in found.items() if not why):
-        first, *others = map(str, channels.values())
-        fields |= dict.fromkeys([first, *others], first)
-        if join:
-            joined[first] = tuple(PurePosixPath(other).name for other in others)
-            found |= dict.fromkeys(others, f"It is a channel of {first}, which is read with it.")
-    table = pd.DataFrame({"source": map(_printable, found), "split": splits})
-    table["reason"] = list(found.values())
-    table["image_id"] = image_ids(table["source"])
+    table = _table(found, join)
+    table["split"] = splits
     table["class"] = [known.get(folder, "") for folder in folders]
-    table["field"] = [fields.get(name, "") for name in found]
-    table["channels"] = [joined.get(name, ()) for name in found]
     _check_classes(root, table, class_names, known, level)
     usable = table[table["reason"] == ""]
     given = usable["split"] != ""
@@ -135,6 +111,77 @@ def list_sources(
             f"folders and {(~given).sum()} do not, first {usable.loc[~given, 'source'].iloc[0]}. "
             "Give the subset of all or of none; if such a folder is a class, use class_names."
         )
+    return table
+
+
+def list_new_sources(
+    raw_dir: str | Path, class_names: Sequence[str], *, join: bool = False
+) -> pd.DataFrame:
+    """List every file of a tree of new images, which need no class.
+
+    Parameters
+    ----------
+    raw_dir : path
+        Any tree of image files.
+    class_names : sequence of str
+        The classes that a model knows; a file in a folder of one of them, in any usual spelling
+        and on any level, is labelled with it.
+    join : bool
+        As for `list_sources`.
+
+    Returns
+    -------
+    DataFrame
+        As `list_sources`; ``class`` is empty where no folder names one, and ``split`` is empty.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder, or no image file in it.
+    """
+    root = from_root(raw_dir)
+    found = _inputs(root, "new_images_dir", "Name a folder that does, with any folders below.")
+    paths = [*map(PurePosixPath, found)]
+    known = _matching({part for path in paths for part in path.parent.parts}, class_names)
+    for name, path in zip(found, paths, strict=True):
+        found[name] = found[name] or _reason(root, path)
+    table = _table(found, join).assign(split="")
+    labels = [[known[part] for part in path.parent.parts if part in known] for path in paths]
+    return table.assign(**{"class": ["".join(of_file[-1:]) for of_file in labels]})
+
+
+def _inputs(root: Path, parameter: str, wanted: str) -> dict[str, str]:
+    """Map every input of a tree to why it is left out, or to nothing; refuse a tree without one."""
+    walked = sorted((p.relative_to(root).as_posix() + "/" * bool(w), w) for p, w in _walk(root))
+    if not any(name.lower().endswith(_SUFFIXES) for name, why in walked if not why):
+        what = "is a file, not a folder" if root.is_file() else "does not exist"
+        what = "holds no .oir, .tif or .png file (nor .jpg)" if root.is_dir() else what
+        raise FileNotFoundError(
+            f"The folder {shown_path(root)} (parameter {parameter}) {what}. {wanted}"
+        )
+    # Neither companions of a file that is there nor notes beside the folders are inputs.
+    names, found = {name.casefold() for name, _ in walked}, {}
+    for name, why in walked:
+        part = _COMPANION.fullmatch(name)
+        of_other = part and f"{part[1]}.oir".casefold() in names
+        if why or (not of_other and ("/" in name or name.lower().endswith(_SUFFIXES))):
+            found[name] = why
+    return found
+
+
+def _table(found: dict[str, str], join: bool) -> pd.DataFrame:
+    """Return source, image_id, reason, field and channels of each input; see `list_sources`."""
+    fields, joined = {}, {}
+    for channels in channel_sets(PurePosixPath(name) for name, why in found.items() if not why):
+        first, *others = map(str, channels.values())
+        fields |= dict.fromkeys([first, *others], first)
+        if join:
+            joined[first] = tuple(PurePosixPath(other).name for other in others)
+            found |= dict.fromkeys(others, f"It is a channel of {first}, which is read with it.")
+    table = pd.DataFrame({"source": map(_printable, found), "reason": list(found.values())})
+    table["image_id"] = image_ids(table["source"])
+    table["field"] = [fields.get(name, "") for name in found]
+    table["channels"] = [joined.get(name, ()) for name in found]
     return table
 
 
@@ -275,18 +322,24 @@ def _nearest(folder: str, class_names: Sequence[str]) -> str:
     return spellings[max(within, key=len)] if within else spellings.get("".join(close), "")
 
 
-def _reason(root: Path, path: PurePosixPath, folder: str, known: Mapping[str, str]) -> str:
-    """Say why a file cannot be used by its place or name, or nothing."""
-    classes, part = sorted(set(known.values())), _COMPANION.fullmatch(path.name)
+def _reason(
+    root: Path, path: PurePosixPath, folder: str | None = None, known: Mapping[str, str] = {}
+) -> str:
+    """Say why a file cannot be used by its name, or its place where classes matter, or nothing."""
+    part, of_class = _COMPANION.fullmatch(path.name), folder is not None
+    classes = sorted(set(known.values()))
     near = _nearest(folder, classes) if folder and folder not in known else ""
     hint = f", though it nearly matches {near}: rename it if it is that" * bool(near)
     rules = (
         (not _is_utf8(path), "Its path is not valid UTF-8 or has a carriage return. Rename it."),
         # Path's own is_file fails in a closed folder.
         (not os.path.isfile(root / path), "It is no file, or a link to one that does not exist."),  # noqa: PTH113
-        (not folder, "It lies in no class folder. Move it into the folder of its class."),
         (
-            folder not in known,
+            of_class and not folder,
+            "It lies in no class folder. Move it into the folder of its class.",
+        ),
+        (
+            of_class and folder not in known,
             f"Its folder {folder} is no class ({', '.join(classes)} are){hint}. Name it in "
             "class_names to use it.",
         ),

@@ -426,3 +426,25 @@ def test_a_list_of_sources_names_the_callers_parameter(tmp_path):
         list_sources(tmp_path / "gone", parameter="ready_cells_dir")
     with pytest.raises(FileNotFoundError, match="parameter ready_cells_dir"):
         list_sources(tmp_path, parameter="ready_cells_dir")
+
+
+def test_new_images_need_no_class(tmp_path):
+    """A tree of any shape is listed; folders that name a known class label their files."""
+    for name in (
+        "a.png",
+        "LT_HSC/day 1/b.tif",
+        "day 2/mpp/c.oir",
+        "day 2/notes.txt",
+        "x/y/z/d.jpg",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "@eaDir").mkdir()
+    table = sources.list_new_sources(tmp_path, ["LT-HSC", "ST-HSC", "MPP"]).set_index("source")
+    usable = table[table["reason"] == ""]
+    expected = {"a.png": "", "LT_HSC/day 1/b.tif": "LT-HSC", "day 2/mpp/c.oir": "MPP"}
+    assert usable["class"].to_dict() == expected | {"x/y/z/d.jpg": ""}
+    assert set(table.index) - set(usable.index) == {"day 2/notes.txt", "@eaDir/"}
+    assert usable["image_id"].is_unique
+    with pytest.raises(FileNotFoundError, match=r"holds no \.oir"):
+        sources.list_new_sources(tmp_path / "@eaDir", ["MPP"])
