@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -37,6 +38,7 @@ CELL_COLUMNS = {
     **dict.fromkeys(("touches", "simulated"), bool),
 }
 SUBSETS = ("train", "validation", "test")
+MIN_FOLDS = 3  # of a cross-validation: to judge, to know when to stop, and to learn from
 _NUMPY_KINDS = {int: "iu", bool: "b", float: "fiu"}
 # A greedy placement of whole groups depends on their order; the best of this many is kept.
 _GROUP_ORDERS = 64
@@ -302,6 +304,11 @@ def _check_split_request(
         )
     known = small_classes in ("error", "train")
     expect(known, "small_classes", small_classes, "'error' or 'train'")
+    _check_divisible(images, group)
+
+
+def _check_divisible(images: pd.DataFrame, group: str | None) -> None:
+    """Refuse a table that cannot be divided: without rows, classes, groups or unique names."""
     check_columns(images, "image_id", "class", *([group] if group else []))
     if not len(images):
         raise ValueError("The table to split has no rows.")
@@ -315,6 +322,90 @@ def _check_split_request(
             )
     if images["image_id"].duplicated().any():
         raise ValueError("An image_id occurs more than once in the table to split.")
+
+
+def fold_images(
+    images: pd.DataFrame, folds: int, seed: int = 0, group: str | None = None
+) -> pd.Series:
+    """Divide images into folds, so that each can be judged by a model that learnt from the others.
+
+    scikit-learn's ``StratifiedGroupKFold`` over what stays together in `split_images`, too:
+    near-duplicates, and the values of `group`. The order of rows does not matter.
+
+    Parameters
+    ----------
+    images : DataFrame
+        As for `split_images`.
+    folds : int
+        At least 3: one is judged, one says when to stop, and the others are learnt from.
+    seed : int
+        Another seed gives other folds.
+    group : str, optional
+        Column whose values are never divided, see `fold_group`.
+
+    Returns
+    -------
+    Series
+        ``fold`` of each image, int from 0; -1 for one to be learnt from always and never judged,
+        because it belongs to a class that would have no other (a single image, or images that all
+        stay together).
+
+    Raises
+    ------
+    ValueError
+        If a parameter or column is not as described, or there are too few images.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold  # half a second, for this alone
+
+    whole = isinstance(folds, int) and not isinstance(folds, bool) and folds >= MIN_FOLDS
+    expect(whole, "folds", folds, f"0 (none) or a whole number from {MIN_FOLDS}")
+    _check_divisible(images, group)
+    ordered = images.iloc[rank_names(images["image_id"], seed).argsort()]
+    units, classes = _units(ordered, group), ordered["class"].to_numpy()
+    alone = {np.unique(units[classes == name])[0] for name in _of_one_unit(classes, units)}
+    free = np.flatnonzero(~np.isin(units, [*alone]))
+    found = np.full(len(images), -1)
+    if len(free) and np.unique(classes[free], return_counts=True)[1].max() >= folds:
+        with warnings.catch_warnings():  # that a class has fewer images than there are folds
+            warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+            divided = StratifiedGroupKFold(folds).split(free, classes[free], units[free])
+            for fold, (_, judged) in enumerate(divided):
+                found[free[judged]] = fold
+    if len(filled := set(found[found >= 0])) < folds:
+        raise ValueError(
+            f"folds: {folds} are wanted, but {len(set(units[free]))} independent sets of images "
+            f"({group or 'image'} by {group or 'image'}) fill {len(filled)} of them. Ask for "
+            "fewer, or 0 for none."
+        )
+    return pd.Series(found, ordered.index, name="fold").loc[images.index]
+
+
+def _of_one_unit(classes: NDArray, units: NDArray[np.int64]) -> list[str]:
+    """List the classes whose images all stay together."""
+    counts = pd.Series(units).groupby(classes).nunique()
+    return counts.index[counts == 1].tolist()
+
+
+def fold_group(images: pd.DataFrame, folds: int) -> tuple[str | None, str]:
+    """Choose what `fold_images` keeps together, and say why.
+
+    Returns
+    -------
+    group : str or None
+        ``group`` (whole days or mice) if every image has one, they fill the folds and every class
+        lies in several; otherwise None.
+    why : str
+        The end of a sentence that begins with what is divided.
+    """
+    groups = images.get("group", pd.Series("", images.index))
+    if (groups == "").any():
+        return None, "image by image, since not every image names its day (or group)"
+    units = _units(images, "group")
+    if len(set(units)) < folds:
+        return None, f"image by image, since {len(set(units))} days (or groups) cannot fill them"
+    if single := _of_one_unit(images["class"].to_numpy(), units):
+        return None, f"image by image, since all images of {single[0]} are of one day (or group)"
+    return "group", "by whole days (or groups)"
 
 
 def _units(images: pd.DataFrame, group: str | None) -> NDArray[np.int64]:

@@ -15,6 +15,8 @@ import scipy
 MIN_IMAGES = 5  # of a class: with fewer, no interval and no verdict
 ROUGH_IMAGES = 20  # of a class: with fewer, intervals are called rough
 MIN_GROUPS = 6  # with fewer, nothing is said about other days or mice
+TEMPERATURES = (0.05, 20)  # what is searched
+TEMPERATURE_PRIOR = 2  # images that speak for a temperature of 1
 
 
 def balanced_accuracy(y_true: Sequence, y_pred: Sequence) -> float:
@@ -298,6 +300,59 @@ def calibrated_ece(
         errors.append(np.abs(expected - np.bincount(bins, hits, ECE_BINS)).sum() / len(bins))
     low, high = np.quantile(errors, [(1 - coverage) / 2, (1 + coverage) / 2])
     return float(low), float(high)
+
+
+def fit_temperature(
+    truth: Sequence[int], probabilities: np.ndarray, images: Sequence | None = None
+) -> float:
+    """Find the temperature that makes probabilities honest, from samples not learnt from.
+
+    Guo et al. 2017 (arXiv 1706.04599): the T of least log loss of ``softmax(log p / T)``; above 1
+    for a model that is too sure of itself. Where every sample is right, that T would be 0, however
+    few they are. So sharpness 1 / T is held near 1 by a Gamma prior whose mode is 1 and which
+    weighs about as much as `TEMPERATURE_PRIOR` images; cells of one image are right or wrong
+    together, so the loss weighs as much as there are images. The sum is convex in 1 / T, and never
+    above what it is at T = 1.
+
+    Parameters
+    ----------
+    truth : sequence of int (N,)
+        Index of each sample's class.
+    probabilities : float (N, K)
+        As in `score`.
+    images : sequence (N,), optional
+        The image each sample comes from; by default every sample its own.
+
+    Returns
+    -------
+    float
+        Within `TEMPERATURES`.
+    """
+    names = [str(index) for index in range(np.shape(probabilities)[-1])]
+    truth, probabilities = _checked(truth, probabilities, names)
+    count = len(truth) if images is None else len(set(images))
+
+    def cost(log_temperature: float) -> float:
+        sharpness = np.exp(-log_temperature)
+        loss = log_loss(truth, tempered(probabilities, np.exp(log_temperature)))
+        return count * loss + TEMPERATURE_PRIOR * (sharpness - 1 - np.log(sharpness))
+
+    found = scipy.optimize.minimize_scalar(cost, bounds=np.log(TEMPERATURES), method="bounded")
+    return float(np.exp(found.x)) if cost(found.x) < cost(0) else 1.0
+
+
+def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Return ``softmax(log p / temperature)``, float64 (N, K): classes keep their order."""
+    if not temperature > 0:
+        raise ValueError(f"temperature: {temperature} is not above 0.")
+    # a probability of 0 is one too small for float32 to hold
+    known = np.maximum(np.asarray(probabilities, float), np.finfo(np.float32).smallest_subnormal)
+    return scipy.special.softmax(np.log(known) / temperature, axis=1)
+
+
+def log_loss(truth: np.ndarray, probabilities: np.ndarray) -> float:
+    """Average -log p of the true class (index, N) in nats; `probabilities` (N, K) are above 0."""
+    return float(-np.log(probabilities[np.arange(len(truth)), truth]).mean())
 
 
 def probability_matrix(predictions: pd.DataFrame, class_names: Sequence[str]) -> np.ndarray:

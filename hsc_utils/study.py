@@ -46,8 +46,10 @@ class Study:
     ----------
     raw, truth : Path
         Simulated acquisitions and what is true of them; real ones lie where `raw_dir` says.
-    prepared, cells, cache, comparison, grad_cam, shortcuts, tables, book : Path
+    prepared, cells, cache, comparison, grad_cam, shortcuts, new_images, tables, book : Path
         What each step writes.
+    new_day : Path
+        Simulated acquisitions of a day that no model of the demo was trained on.
     """
 
     def __init__(self, root: str | Path):
@@ -56,6 +58,7 @@ class Study:
         self.prepared, self.cells = self.root / "prepared", self.root / "cells"
         self.cache, self.comparison = self.root / "cache", self.root / "comparison"
         self.grad_cam, self.shortcuts = self.root / "grad_cam", self.root / "shortcuts"
+        self.new_images, self.new_day = self.root / "new_images", self.root / "new_day"
         self.tables, self.book = self.root / "tables", self.root / "book"
 
     def run(self, level: str, model: str, seed: int) -> "Run":
@@ -239,6 +242,14 @@ class Run:
         The results, in the order they are made.
     baselines_file : Path
         What predictors that need no network reach on the samples judged.
+    calibration_file : Path
+        The temperature that makes its probabilities honest.
+    folds_file : Path
+        Predictions of every sample by a network that has not seen its image, if asked for.
+    passport_file, features_file : Path
+        What the model needs to be used on new images, and what its training cells look like to it.
+    card_file : Path
+        The model card.
     status_file : Path
         How the last attempt in batch ended.
     checkpoints : Path
@@ -256,6 +267,11 @@ class Run:
         self.weights_file = self.directory / "model.safetensors"
         self.record_file = self.directory / "provenance.json"
         self.baselines_file = self.directory / "baselines.csv"
+        self.calibration_file = self.directory / "calibration.json"
+        self.folds_file = self.directory / "folds.parquet"
+        self.passport_file = self.directory / "new_images.json"
+        self.features_file = self.directory / "features.safetensors"
+        self.card_file = self.directory / "MODEL_CARD.md"
         self.status_file = self.directory / "status.json"
         self.checkpoints = self.directory / "checkpoints"
         self.successor = self.directory / "successor"
@@ -286,6 +302,7 @@ class Run:
             self.history_file,
             self.predictions_file,
             self.scores_file,
+            self.calibration_file,
             self.weights_file,
             self.record_file,
         )
@@ -294,7 +311,8 @@ class Run:
     def failure(self) -> str | None:
         """Why there are no results: the last attempt's reason, `NEVER_RUN`, or a damaged file."""
         reason = failure_of(self.directory) or (None if self.record_file.exists() else NEVER_RUN)
-        return reason or next(iter(self.damaged(self.weights_file, self.history_file)), None)
+        unread = self.weights_file, self.history_file, self.calibration_file, self.folds_file
+        return reason or next(iter(self.damaged(*unread)), None)
 
     def check_finished(self) -> None:
         """Raise FileNotFoundError, naming what is missing, unless all results are there."""
@@ -324,6 +342,8 @@ class Run:
             self.history_file: _read_history,
             self.predictions_file: pd.read_parquet,
             self.scores_file: _read_scores,
+            self.calibration_file: _read_calibration,
+            self.folds_file: pd.read_parquet,
             self.weights_file: _check_safetensors,
             self.record_file: _read_record,
         }
@@ -353,6 +373,19 @@ class Run:
     def scores(self) -> dict:
         """By subset, what `metrics.score` gives; that of `judged_on` with ``intervals``."""
         return self._read(self.scores_file)
+
+    @property
+    def calibration(self) -> dict:
+        """The ``temperature`` that calibrates probabilities, and what it does: see `training`."""
+        return self._read(self.calibration_file)
+
+    @property
+    def folds(self) -> "pd.DataFrame | None":
+        """Predictions by networks that saw nothing of a sample's ``fold``; None if not asked for.
+
+        Columns as in `predictions`; its ``attrs`` say how the folds were made.
+        """
+        return self._read(self.folds_file) if self.folds_file.exists() else None
 
     @property
     def judged_on(self) -> str:
@@ -390,6 +423,13 @@ def _read_scores(path: Path) -> dict:
     if not scores:
         raise KeyError("it holds no score")
     return scores
+
+
+def _read_calibration(path: Path) -> dict:
+    calibration = _read_mapping(path)
+    if not calibration["temperature"] > 0:
+        raise ValueError("its temperature is not above 0")
+    return calibration
 
 
 def _read_record(path: Path) -> dict:

@@ -20,7 +20,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "is_out_of_memory",
             "single_precision",
         ],
+        "features": ["embed"],
         "fit": ["predict"],
+        "folds": ["cross_validate"],
         "models": [
             "estimate_statistics",
             "PAPER_ARCHITECTURES",
@@ -39,6 +41,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "sentence",
             "vote",
         ],
-        "train": ["TrainingSettings", "check_samples", "train"],
+        "samples": ["check_samples"],
+        "train": ["TrainingSettings", "train"],
     },
 )

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from hsc_utils import drawing
 
 _TRAIN, _VALIDATION = "0.55", "#0072B2"
+_PREDICTED = "#D55E00"
 
 
 def augmented(pictures: np.ndarray, note: str = "") -> Figure:
@@ -128,10 +129,14 @@ def reliability(table: pd.DataFrame, note: str = "") -> Figure:
         2, 1, size=(4, 4.6), sharex=True, gridspec_kw={"height_ratios": (4, 1)}
     )
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    sizes = 12 + 150 * table["samples"] / table["samples"].sum()
-    axes.scatter(table["confidence"], table["accuracy"], sizes, color=_VALIDATION)
+    curves = table.groupby("probabilities", sort=False)
+    for (name, curve), colour in zip(curves, (_PREDICTED, _VALIDATION), strict=False):
+        sizes = 12 + 150 * curve["samples"] / curve["samples"].sum()
+        axes.scatter(curve["confidence"], curve["accuracy"], sizes, color=colour)
+        axes.plot(curve["confidence"], curve["accuracy"], color=colour, linewidth=1, label=name)
+        counts.bar(curve["confidence"], curve["samples"], width=0.03, color=colour, alpha=0.6)
     axes.set(ylabel="Share that is right", xlim=(0, 1.02), ylim=(-0.04, 1.05))
-    counts.bar(table["confidence"], table["samples"], width=0.03, color="0.6")
+    axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1))
     counts.set(xlabel="Probability of the predicted class", ylabel="Samples")
     return drawing.finish(figure, note)
 

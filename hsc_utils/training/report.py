@@ -6,6 +6,7 @@ from sklearn import metrics as sklearn_metrics
 
 from hsc_utils import metrics, paper
 from hsc_utils.study import Run
+from hsc_utils.training.judge import score_predictions
 
 _SCORE_NAMES = {
     "balanced_accuracy": "balanced accuracy (the paper's)",
@@ -27,7 +28,8 @@ def score_table(run: Run) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a score: ``this run``, ``95 % interval`` and ``paper, on its own data``.
+        One row a score: ``this run``, ``95 % interval``, ``paper, on its own data``, and where the
+        run was cross-validated, ``cross-validated`` (of all samples, with the interval).
     """
     scores, reported = run.scores[run.judged_on], paper.scores()
     model = (run.config.level, run.config.architecture)
@@ -40,12 +42,30 @@ def score_table(run: Run) -> pd.DataFrame:
         }
         for key, name in _SCORE_NAMES.items()
     }
-    rows["expected calibration error"] = {
-        "this run": _number(scores["ece"]),
-        "95 % interval": "{:.3f} to {:.3f} if calibrated".format(*scores["ece_if_calibrated"]),
-        "paper, on its own data": "not given",
-    }
+    error, calibration = "expected calibration error", run.calibration
+    tempered = f"{error}, with temperature {calibration['temperature']:.2f}"
+    for name, ece, expected in (
+        (error, scores["ece"], scores["ece_if_calibrated"]),
+        (tempered, calibration["ece_after"], calibration["ece_if_calibrated"]),
+    ):
+        rows[name] = {
+            "this run": _number(ece),
+            "95 % interval": "{:.3f} to {:.3f} if calibrated".format(*expected),
+            "paper, on its own data": "not given",
+        }
+    if pooled := _cross_validated(run):
+        for key, name in _SCORE_NAMES.items():
+            found = f"{_number(pooled[key])} ({_range(pooled['intervals'][key])})"
+            rows[name]["cross-validated"] = found
+        rows[error]["cross-validated"] = _number(pooled["ece"])
+        rows[tempered]["cross-validated"] = "not fitted"
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(f"{run.judged_on} score")
+
+
+def _cross_validated(run: Run) -> dict:
+    """Score the pooled predictions of the folds as a test subset; empty where there are none."""
+    pooled = run.folds
+    return {} if pooled is None else score_predictions(pooled, run.config.class_names)["test"]
 
 
 def _number(value: float) -> str:
@@ -97,7 +117,31 @@ def sentence(run: Run) -> str:
             f"No {subset} sample belongs to {', '.join(scores['left_out'])}, so no score covers "
             "that. "
         )
+    text += _calibration_sentence(run)
+    if pooled := _cross_validated(run):
+        text += (
+            f"Cross-validated, that is with each of {pooled['samples']} {run.config.level}s judged "
+            f"by a network that saw nothing of its fold, {pooled['accuracy']:.0%} are given their "
+            f"class, and AUROC is {_number(pooled['auroc'])}; 95 % interval "
+            f"{_range(pooled['intervals']['auroc'])}. {pooled['caution']} {run.folds.attrs['said']}"
+        )
     return text.strip()
+
+
+def _calibration_sentence(run: Run) -> str:
+    """Say what the temperature is, and how well it is founded."""
+    calibration = run.calibration
+    if calibration["reason"]:
+        return f"Probabilities are not calibrated: {calibration['reason']}. "
+    text = (
+        f"A temperature of {calibration['temperature']:.2f} calibrates the probabilities (above 1 "
+        "they were too bold, below 1 too timid). "
+    )
+    if not calibration["mistakes"]:
+        text += "No validation sample is wrong, so it is held near 1: too little is known. "
+    if calibration["judged_on"] == "validation":
+        text += "It was fitted on the very samples that it is judged on, which flatters it. "
+    return text
 
 
 def curves(run: Run) -> dict[str, dict]:
@@ -130,10 +174,23 @@ def curves(run: Run) -> dict[str, dict]:
 
 
 def reliability(run: Run) -> pd.DataFrame:
-    """Tabulate confidence against accuracy on the subset judged, as `metrics.reliability` does."""
-    test, class_names = _judged(run), run.config.class_names
-    probabilities = metrics.probability_matrix(test, class_names)
-    return metrics.reliability(test["class"], probabilities, class_names)
+    """Tabulate confidence against accuracy on the subset judged, as `metrics.reliability` does.
+
+    Column ``probabilities`` says which: as predicted, or with the run's temperature unless that is
+    1; and how large their calibration error is.
+    """
+    test, calibration = _judged(run), run.calibration
+    class_names, temperature = run.config.class_names, calibration["temperature"]
+    raw = metrics.probability_matrix(test, class_names)
+    curves = {f"as predicted: error {calibration['ece_before']:.3f}": raw}
+    if temperature != 1:
+        name = f"with temperature {temperature:.2f}: error {calibration['ece_after']:.3f}"
+        curves[name] = metrics.tempered(raw, temperature)
+    tables = [
+        metrics.reliability(test["class"], probabilities, class_names).assign(probabilities=name)
+        for name, probabilities in curves.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def confident_mistakes(run: Run, count: int) -> pd.DataFrame:

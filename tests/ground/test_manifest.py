@@ -1,6 +1,7 @@
 """Tables are checked when read; the split is stratified, stable, and keeps groups together."""
 
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -173,6 +174,74 @@ def test_repeated_image_id():
     images = pd.concat([image_table({"LT": 5})] * 2)
     with pytest.raises(ValueError, match="more than once"):
         manifest.split_images(images)
+
+
+@given(counts, st.integers(3, 6), st.integers(0, 99), st.randoms(use_true_random=False))
+@settings(max_examples=20, deadline=None)
+def test_folds_hold_every_image_once_in_proportion_whatever_the_order(counts, folds, seed, random):
+    images = image_table({**counts, "common": folds + 1})
+    fold = manifest.fold_images(images, folds, seed)
+    assert set(fold) == set(range(folds)) and fold.index.equals(images.index)
+    by_class = pd.crosstab(images["class"], fold)
+    assert (by_class.max(axis=1) - by_class.min(axis=1)).max() <= 1
+    shuffled = images.iloc[random.sample(range(len(images)), len(images))]
+    again = manifest.fold_images(shuffled, folds, seed)
+    pd.testing.assert_series_equal(again, fold[shuffled.index])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(3, 6))
+@settings(max_examples=15, deadline=None)
+def test_groups_and_look_alikes_share_a_fold(seed, folds):
+    rng = np.random.default_rng(seed)
+    images = pd.DataFrame({"class": rng.integers(0, 3, 120), "group": rng.integers(0, 12, 120)})
+    images = images.astype(str).assign(image_id=[f"i{k}" for k in range(120)])
+    images["near_duplicate_of"] = ["", "i0", *[""] * 118]
+    for group in (None, "group"):
+        fold = manifest.fold_images(images, folds, seed, group)
+        assert fold[0] == fold[1] and set(fold) == set(range(folds))
+        if group:
+            assert fold.groupby(images["group"]).nunique().max() == 1
+
+
+def test_a_class_of_one_image_is_never_judged():
+    images = image_table({"neutrophil": 20, "eosinophil": 2, "basophil": 1, "twin": 2})
+    images["near_duplicate_of"] = ["", "basophil_000", *[""] * 22, "twin_000"]
+    fold = manifest.fold_images(images, 5).set_axis(images["image_id"])
+    never = fold.index[fold < 0]
+    assert sorted(never) == ["basophil_000", "neutrophil_001", "twin_000", "twin_001"]
+    assert fold["eosinophil_000"] != fold["eosinophil_001"]
+
+
+@pytest.mark.parametrize(
+    ("folds", "match"),
+    [
+        (2, "folds is 2, but 0 .* or a whole number from 3"),
+        (True, "folds is True"),
+        (4.0, r"folds is 4\.0"),
+        (7, "folds: 7 are wanted, but 12 independent sets .* fill 0 of them. Ask for fewer"),
+    ],
+)
+def test_folds_that_cannot_be_filled_are_refused(folds, match):
+    with pytest.raises(ValueError, match=match):
+        manifest.fold_images(image_table({"LT": 6, "ST": 6}), folds)
+
+
+def test_days_stay_together_where_they_allow_it():
+    images = image_table({"LT": 12, "ST": 12})
+    days = [f"day {k % 6}" for k in range(24)]
+    assert manifest.fold_group(images.assign(group=days), 5) == (
+        "group",
+        "by whole days (or groups)",
+    )
+    for groups, folds, why in (
+        (["", *days[1:]], 5, "not every image names its day"),
+        (days, 7, "6 days .* cannot fill them"),
+        (["a"] * 12 + days[12:], 3, "all images of LT are of one day"),
+    ):
+        group, said = manifest.fold_group(images.assign(group=groups), folds)
+        assert group is None
+        assert re.search(f"image by image, since .*{why}", said)
+    assert manifest.fold_group(images, 3)[0] is None
 
 
 def test_counts_beside_the_papers():

@@ -279,3 +279,70 @@ def test_intervals_of_the_papers_size_take_seconds():
 def test_probabilities_are_read_in_the_order_of_classes():
     table = pd.DataFrame({"p_b": [0.2], "p_a": [0.8]})
     assert metrics.probability_matrix(table, ["a", "b"]).tolist() == [[0.8, 0.2]]
+
+
+@settings(deadline=None, max_examples=40)
+@given(predictions(), st.floats(0.1, 8), st.floats(0.5, 2))
+def test_a_temperature_changes_how_sure_a_model_is_and_no_verdict(sample, first, second):
+    truth, probabilities = sample
+    assert np.allclose(metrics.tempered(probabilities, 1), probabilities, rtol=1e-12)
+    after = metrics.tempered(probabilities, first)
+    assert after.dtype == np.float64 and np.allclose(after.sum(1), 1)
+    chosen = probabilities.argmax(1)
+    assert np.allclose(after[np.arange(len(truth)), chosen], after.max(1))
+    softer = after.max(1) <= probabilities.max(1) + 1e-12
+    assert softer.all() if first >= 1 else (after.max(1) >= probabilities.max(1) - 1e-12).all()
+    both = metrics.tempered(after, second)
+    assert np.allclose(both, metrics.tempered(probabilities, first * second))
+
+
+@settings(deadline=None, max_examples=40)
+@given(predictions(), st.integers(1, 8))
+def test_on_what_it_is_fitted_on_a_temperature_never_costs(sample, cells):
+    truth, probabilities = sample
+    images = np.arange(len(truth)) // cells
+    temperature = metrics.fit_temperature(truth, probabilities, images)
+    low, high = metrics.TEMPERATURES
+    assert low <= temperature <= high
+    before, after = (
+        metrics.log_loss(truth, metrics.tempered(probabilities, t)) for t in (1, temperature)
+    )
+    assert after <= before
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 2**32 - 1), st.floats(0.4, 3))
+def test_a_temperature_is_recovered_and_scales_with_the_logits(seed, factor):
+    rng = np.random.default_rng(seed)
+    honest = softmax(rng.normal(size=(1500, 3), scale=2))
+    truth = (honest.cumsum(1) < rng.random((1500, 1))).sum(1).clip(max=2)
+    # for so many images the prior counts for nothing
+    found = metrics.fit_temperature(truth, honest)
+    assert found == pytest.approx(1, rel=0.2)
+    bolder = metrics.fit_temperature(truth, metrics.tempered(honest, 1 / factor))
+    assert bolder == pytest.approx(found * factor, rel=0.02)
+
+
+def test_without_a_mistake_a_temperature_stays_near_1_if_images_are_few():
+    """The least log loss lies at 0, however few samples are right and however modestly."""
+    right = np.tile([0.7, 0.2, 0.1], (6, 1))
+    few = metrics.fit_temperature(np.zeros(6, int), right)
+    assert 0.4 < few < 1
+    # a hundred cells in each of these images are not more independent than the images
+    cells = np.repeat(np.arange(6), 100)
+    many = metrics.fit_temperature(np.zeros(600, int), right[cells], cells)
+    assert many == pytest.approx(few, rel=1e-3)
+    assert metrics.fit_temperature(np.zeros(600, int), right[cells]) < 0.3
+    assert metrics.fit_temperature([1], np.array([[0.0, 1.0]])) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_probability_of_0_for_the_truth_is_no_end():
+    probabilities = np.array([[1.0, 0.0], [0.9, 0.1], [0.2, 0.8]])
+    temperature = metrics.fit_temperature([1, 0, 1], probabilities)
+    assert np.isfinite(metrics.log_loss(np.array([1]), metrics.tempered(probabilities[:1], 1)))
+    assert 5 < temperature <= metrics.TEMPERATURES[1]
+    for wrong in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="is not above 0"):
+            metrics.tempered(probabilities, wrong)
+    with pytest.raises(ValueError, match="not one of the classes"):
+        metrics.fit_temperature([2, 0, 1], probabilities)

@@ -46,6 +46,7 @@ def finish(run: Run) -> Run:
     pd.DataFrame({"id": ["a"]}).to_parquet(run.predictions_file)
     save_file({"bias": np.zeros(2)}, run.weights_file)
     run.scores_file.write_text(json.dumps({"test": {"auroc": 0.75, "samples": 3}}))
+    run.calibration_file.write_text(json.dumps({"temperature": 1.5}))
     record = {"inputs": {"cells/patches.npy": "ab"}, "weights": "none", "simulated": True}
     run.record_file.write_text(json.dumps(record | {"seconds": 2.5}))
     return run
@@ -103,6 +104,19 @@ def test_how_a_run_ended(tmp_path):
     run.status_file.write_text(json.dumps({"failed": "no memory"}))
     assert run.failure == "no memory"
     assert study.finished_runs("cell", "resnet18") == []
+
+
+def test_calibration_and_folds_are_read_and_their_damage_named(tmp_path):
+    run = finish(Study(tmp_path).run("cell", "resnet18", 0))
+    assert run.calibration["temperature"] == 1.5 and run.folds is None and not run.damaged()
+    table = pd.DataFrame({"id": ["a"], "fold": [2]})
+    table.attrs["said"] = "3 folds"
+    table.to_parquet(run.folds_file)
+    assert run.folds["fold"].tolist() == [2] and run.folds.attrs["said"] == "3 folds"
+    run.calibration_file.write_text(json.dumps({"temperature": 0}))
+    run.folds_file.write_bytes(b"PAR1")
+    assert {*run.damaged().values()} == {run.calibration_file, run.folds_file}
+    assert run.failure is None  # what tables of runs need is there
 
 
 def test_runs_side_by_side_finished_or_not(tmp_path):

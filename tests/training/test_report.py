@@ -7,8 +7,8 @@ import pytest
 from hsc_utils import metrics, paper
 from hsc_utils.files import ROOT, write_json
 from hsc_utils.study import Run, RunConfig
-from hsc_utils.training import report
-from hsc_utils.training.train import score_predictions
+from hsc_utils.training import figures, report
+from hsc_utils.training.judge import calibrate, score_predictions
 
 CLASSES = ["a", "b"]
 CONFIG = RunConfig(
@@ -50,6 +50,8 @@ def write_run(tmp_path):
         replace(CONFIG, **changes).write(run.config_file)
         predictions.to_parquet(run.predictions_file)
         write_json(run.scores_file, scores or score_predictions(predictions, CLASSES))
+        judged = predictions.assign(split="validation")
+        write_json(run.calibration_file, calibrate(pd.concat([predictions, judged]), CLASSES))
         return run
 
     return write
@@ -145,6 +147,47 @@ def test_reliability_counts_every_test_sample(write_run, run):
     table = report.reliability(write_run("more", with_others))
     assert table["samples"].sum() == 12
     assert (table["accuracy"] * table["samples"]).sum() == pytest.approx(8)
+
+
+def test_calibration_is_shown_before_and_after_and_explained(write_run, predictions):
+    few = write_run("few", predictions)
+    assert "not calibrated: 6 validation images are too few: 20" in report.sentence(few)
+    assert set(report.reliability(few)["probabilities"].str[:12]) == {"as predicted"}
+    bold = several(predictions, 6)
+    run = write_run("bold", bold)
+    before, after = run.calibration["ece_before"], run.calibration["ece_after"]
+    temperature = run.calibration["temperature"]
+    # two of six images are wrong with confidence
+    assert temperature > 1.2 and after < before
+    table = report.score_table(run)["this run"]
+    assert table[f"expected calibration error, with temperature {temperature:.2f}"] == (
+        f"{after:.3f}"
+    )
+    assert table["expected calibration error"] == f"{before:.3f}"
+    points = report.reliability(run)
+    raw, tempered = points["probabilities"].unique()
+    assert raw == f"as predicted: error {before:.3f}"
+    assert tempered == f"with temperature {temperature:.2f}: error {after:.3f}"
+    gaps = points["samples"] * (points["confidence"] - points["accuracy"]).abs()
+    by_hand = gaps.groupby(points["probabilities"]).sum() / len(bold)
+    assert by_hand[[raw, tempered]].tolist() == pytest.approx([before, after])
+    assert f"A temperature of {temperature:.2f} calibrates" in report.sentence(run)
+    figure = figures.reliability(points)
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [raw, tempered]
+
+
+def test_a_temperature_says_when_it_stands_on_little(write_run, predictions):
+    table = several(predictions, 6)
+    right = table[table["image_id"].str.contains("i0|i3")]
+    assert "No validation sample is wrong, so it is held near 1" in report.sentence(
+        write_run("right", pd.concat([right, right.assign(image_id="more_" + right["image_id"])]))
+    )
+    alone = write_run("alone", table.assign(split="validation"))
+    assert "fitted on the very samples that it is judged on" in report.sentence(alone)
+    one = table.assign(**{"class": "a"})
+    assert calibrate(one.assign(split="validation"), CLASSES)["reason"] == (
+        "all validation images are of one class"
+    )
 
 
 @pytest.mark.parametrize(

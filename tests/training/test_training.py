@@ -1,4 +1,3 @@
-import importlib
 import json
 import multiprocessing
 import shutil
@@ -16,9 +15,8 @@ from safetensors.torch import load_file, safe_open
 from hsc_utils import metrics, training
 from hsc_utils.study import NEVER_RUN, Run, tabulate_runs
 from hsc_utils.training import TrainingSettings, batches, fit, models, train
+from hsc_utils.training.judge import calibrate, score_predictions
 
-# the room, whose name the face gives to its function
-score_predictions = importlib.import_module("hsc_utils.training.train").score_predictions
 CLASSES = ["LT-HSC", "ST-HSC", "MPP"]
 
 
@@ -108,9 +106,22 @@ def test_predictions_of_every_subset_can_be_repeated_from_the_stored_model(finis
     model, config = models.load_run(run.directory)
     with torch.inference_mode():
         logits = model(batches.to_input(arrays[cells["row"].to_numpy()], config))
+    samples = predictions.assign(row=cells["row"].to_numpy())
+    again, features = training.embed(model, samples, arrays, config)
+    once = training.predict(model, samples, arrays, config)
+    pd.testing.assert_frame_equal(again, once, check_exact=True)
+    assert features.shape == (len(cells), 512) and features.dtype == np.float32
+    head = model.fc.cpu()
+    with torch.inference_mode():
+        weighed = head(torch.from_numpy(features)).softmax(1).numpy()
     stored = metrics.probability_matrix(predictions, CLASSES)
+    assert np.allclose(weighed, stored, atol=1e-4) and not head._forward_pre_hooks
+    model.cpu()
     assert np.allclose(logits.softmax(1).numpy(), stored, atol=1e-4)
     assert json.loads(json.dumps(score_predictions(predictions, CLASSES))) == run.scores
+    assert json.loads(json.dumps(calibrate(predictions, CLASSES))) == run.calibration
+    assert run.calibration["temperature"] == 1
+    assert run.calibration["reason"] == "6 validation images are too few: 20 are wanted"
     test = run.scores["test"]
     assert (
         "too few for an interval" in test["caution"] and np.isnan(test["intervals"]["auroc"]).all()
@@ -142,9 +153,37 @@ def test_a_finished_run_is_found_and_only_scored_again(finished, capsys):
     # as if the code that scores had changed since
     run.scores_file.write_text(json.dumps(run.scores | {"test": {"auroc": 2.0}}))
     train(cells, arrays, run.directory, quick())
-    assert "its scores made again" in capsys.readouterr().out
+    assert "its scores made anew" in capsys.readouterr().out
     assert run.scores_file.read_text() == scores
     assert state_of(run) | before == before | {run.scores_file: before[run.scores_file]}
+
+
+def test_a_run_of_before_calibration_gets_the_missing_file_and_nothing_else(
+    finished, tmp_path, monkeypatch, capsys
+):
+    cells, arrays, whole = finished
+    run = Run(shutil.copytree(whole.directory, tmp_path / "run"))
+    run.calibration_file.unlink()
+    run.card_file.write_text("of this model")
+    before = {file: file.stat().st_mtime_ns for file in run.directory.iterdir()}
+    monkeypatch.setattr(fit, "fit", None)  # would fail if it were reached
+    monkeypatch.setattr(fit, "predict", None)
+    train(cells, arrays, run.directory, quick())
+    assert "finished earlier, its calibration made anew" in capsys.readouterr().out
+    after = {file: file.stat().st_mtime_ns for file in run.directory.iterdir()}
+    assert after.keys() - before.keys() == {run.calibration_file}
+    assert before.items() <= after.items()
+    assert run.calibration == whole.calibration
+
+
+def test_what_was_made_from_a_model_goes_when_another_takes_its_place(finished, tmp_path):
+    cells, arrays, whole = finished
+    run = Run(shutil.copytree(whole.directory, tmp_path / "run"))
+    made = [run.baselines_file, run.folds_file, run.passport_file, run.features_file, run.card_file]
+    for file in made:
+        shutil.copy(run.predictions_file, file)
+    train(cells, arrays, run.directory, quick(max_epochs=1))
+    assert set(run.directory.iterdir()) == set(run.results)
 
 
 @pytest.mark.parametrize("changed", ["settings", "code", "version"])
@@ -394,7 +433,11 @@ def test_a_damaged_configuration_begins_anew_and_says_so(interrupted_run, tmp_pa
 
 @pytest.mark.parametrize("spoil", [halve, zero])
 @pytest.mark.parametrize(
-    "name", ["predictions.parquet", "metrics.json", "provenance.json", "model.safetensors"]
+    "name",
+    [
+        *("predictions.parquet", "metrics.json", "calibration.json"),
+        *("provenance.json", "model.safetensors"),
+    ],
 )
 def test_a_damaged_result_is_named_set_aside_and_made_again(
     finished, tmp_path, capsys, name, spoil
@@ -402,11 +445,12 @@ def test_a_damaged_result_is_named_set_aside_and_made_again(
     cells, arrays, whole = finished
     run = Run(shutil.copytree(whole.directory, tmp_path / "cell" / "resnet18" / "seed0"))
     spoil(run.directory / name)
-    if name != "model.safetensors":
+    weights = run.weights_file.stat().st_mtime_ns
+    assert [file.name for file in run.damaged().values()] == [name]
+    if name not in ("calibration.json", "model.safetensors"):  # which no table of runs reads
         assert f"seed0/{name} is empty, cut short or damaged" in run.failure
         assert tabulate_runs([run, whole])["missing"].tolist() == [run.failure, ""]
-        weights = run.weights_file.stat().st_mtime_ns
-    else:
+    if name == "model.safetensors":
         with pytest.raises(ValueError, match=r"model\.safetensors .* damaged"):
             models.load_run(run.directory)
     train(cells, arrays, run.directory, quick())
@@ -414,6 +458,7 @@ def test_a_damaged_result_is_named_set_aside_and_made_again(
     assert run.failure is None and (run.directory / f"{name}.damaged").exists()
     pd.testing.assert_frame_equal(run.predictions, whole.predictions)
     assert run.scores_file.read_text() == whole.scores_file.read_text()
+    assert run.calibration == whole.calibration
     if name != "model.safetensors":
         assert run.weights_file.stat().st_mtime_ns == weights  # not trained again
 
