@@ -7,11 +7,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     ["figures"],
     {
         "blobs": ["DetectionSettings", "detect_cells", "settings_in_use"],
-        "cells": ["export_png", "extract_cells", "read_patches", "suggest_side"],
+        "cells": ["cut_patches", "export_png", "extract_cells", "read_patches", "suggest_side"],
         "fast_log": ["blob_log"],
         "matching": ["match_detections", "read_truth"],
         "panel": ["detection_panel"],
-        "ready_patches": ["import_patches"],
+        "ready_patches": ["import_patches", "read_ready_patch"],
         "tuning": [
             "agreement_between",
             "best_of_each",

@@ -41,6 +41,10 @@ def import_patches(
     slices: Sequence[int | str] = (),
     bit_depth: int | None = None,
     to_8_bit: str = "bit_depth",
+    *,
+    class_names: Sequence[str] = (),
+    fractions: Sequence[float] = (0.6, 0.2, 0.2),
+    dataset: str = "",
 ) -> pd.DataFrame:
     """Take ready images of cells; return ``cells.csv``, without y, x, sigma and group.
 
@@ -58,8 +62,12 @@ def import_patches(
         Regular expression whose first group is, in a file's name without suffix, the name of
         the image that the cell was cut from, as `export_png` gives it by default. Cells of one
         image share a subset; a patch whose name it does not match is an image of its own.
-    small_classes, seed, slices, bit_depth, to_8_bit
+    small_classes, seed, fractions, slices, bit_depth, to_8_bit
         As for `manifest.split_images`, `preparation.read_acquisition` and `compose_rgb`.
+    class_names : sequence of str
+        Classes to use, see `preparation.list_sources`.
+    dataset : str
+        Name of the data set, recorded for the notebooks that follow.
 
     Raises
     ------
@@ -84,11 +92,13 @@ def import_patches(
         shown = shown_path(target.parent)
         raise ValueError(f"{shown} holds prepared images. Give ready cells a study of their own.")
     join = "files" in slices
-    listed = preparation.list_sources(source, join=join, parameter="ready_cells_dir")
+    listed = preparation.list_sources(source, class_names, join=join, parameter="ready_cells_dir")
     usable = listed[listed["reason"] == ""].drop(columns="reason")
     reading = {"slices": list(slices), "bit_depth": bit_depth, "to_8_bit": to_8_bit}
     parameters = {"patches_dir": shown_path(source), "side": int(side), "seed": int(seed)}
     parameters |= {"image_of_patch": image_of_patch, "small_classes": small_classes, **reading}
+    parameters |= {"class_names": list(class_names), "fractions": list(fractions)}
+    parameters["dataset"] = dataset or f"ready cells in {shown_path(source)}"
     decisive = listed[["source", "class", "split", "reason"]]
     # the cells may lie below the patches
     tree = sorted(p for p in preparation.files_below(source) if not p.is_relative_to(target))
@@ -111,13 +121,14 @@ def import_patches(
         _check_classes(listed, read, source)
         if bit_depth is None and to_8_bit == "bit_depth":
             _check_depths(good)
-        cells = _table(good[copies == ""], image_of_patch, seed, small_classes)
+        how = {"fractions": fractions, "seed": seed, "small_classes": small_classes}
+        cells = _table(good[copies == ""], image_of_patch, **how)
         assert len(cells) + len(rejected) == len(listed), "a file ended in no table, or in two"
         # until all files fit together again, they are no finished result
         (target / "provenance.json").unlink(missing_ok=True)
     files.write_csv(target / "rejected.csv", rejected)
     fallbacks = _cautions(good, cells, join)
-    record = {"fallbacks": fallbacks, "dataset": f"ready cells in {shown_path(source)}"}
+    record = {"fallbacks": fallbacks, "dataset": parameters["dataset"]}
     close_cells(target, cells, None, started, parameters=parameters, key=key, **record)
     print(
         f"{len(listed)} files: {len(cells)} cells of {cells['image_id'].nunique()} images in "
@@ -127,21 +138,49 @@ def import_patches(
     return cells
 
 
-def _read_into(
-    patches: NDArray, usable: pd.DataFrame, folder: Path, to_8_bit: str, **how: object
-) -> pd.DataFrame:
+def read_ready_patch(
+    path: str | Path,
+    side: int,
+    slices: Sequence[int | str] = (),
+    bit_depth: int | None = None,
+    to_8_bit: str = "bit_depth",
+) -> tuple[NDArray[np.uint8], preparation.Acquisition]:
+    """Read one file that holds one cell, as `import_patches` does.
+
+    Parameters
+    ----------
+    path, slices, bit_depth, to_8_bit
+        As for `preparation.read_acquisition` and `compose_rgb`; a single slice fills all channels.
+    side : int
+        Side in px to which the image, mirrored to a square, is resized.
+
+    Returns
+    -------
+    patch : uint8 (side, side, 3)
+        RGB.
+    acquisition : Acquisition
+        What the file holds.
+
+    Raises
+    ------
+    AcquisitionError
+        If the file cannot be used.
+    """
+    one = preparation.read_acquisition(path, slices=slices, bit_depth=bit_depth)
+    if len(one.slices) == 1 and not one.selected:
+        one = replace(one, slices=np.repeat(one.slices, 3, axis=0))
+    return _squared(preparation.compose_rgb(one, to_8_bit=to_8_bit), side), one
+
+
+def _read_into(patches: NDArray, usable: pd.DataFrame, folder: Path, **how: object) -> pd.DataFrame:
     """Fill the array row by row; return what was read, or the reason why it cannot be used."""
 
     def read(row: int, name: str, others: Sequence[str]) -> dict:
         path = folder / name
         try:
-            one = preparation.read_acquisition(path, **how)
-            if len(one.slices) == 1 and not one.selected:
-                one = replace(one, slices=np.repeat(one.slices, 3, axis=0))
-            rgb = preparation.compose_rgb(one, to_8_bit=to_8_bit)
+            patches[row], one = read_ready_patch(path, patches.shape[1], **how)
         except preparation.AcquisitionError as error:
             return {"reason": str(error)}
-        patches[row] = _squared(rgb, patches.shape[1])
         members = [path, *(path.with_name(other) for other in others)]
         return {
             "reason": "",
@@ -215,7 +254,7 @@ def _squared(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return cv2.resize(square, (side, side), interpolation=how)
 
 
-def _table(read: pd.DataFrame, image_of_patch: str, seed: int, small_classes: str) -> pd.DataFrame:
+def _table(read: pd.DataFrame, image_of_patch: str, **division: object) -> pd.DataFrame:
     """Return ``cells.csv`` of the patches kept."""
     cells = read.rename(columns={"image_id": "cell_id"})
     found = [re.fullmatch(image_of_patch, PurePosixPath(name).stem) for name in cells["source"]]
@@ -232,7 +271,7 @@ def _table(read: pd.DataFrame, image_of_patch: str, seed: int, small_classes: st
             "together, or correct image_of_patch if they are of different images."
         )
     if not cells["split"].all():
-        images = manifest.split_images(images, seed=seed, small_classes=small_classes)
+        images = manifest.split_images(images, **division)
         cells["split"] = cells["image_id"].map(images.set_index("image_id")["split"])
     cells = cells.assign(group="", y=np.nan, x=np.nan, sigma=np.nan, touches=False)
     return cells[list(manifest.CELL_COLUMNS)].astype({"simulated": bool}).reset_index(drop=True)

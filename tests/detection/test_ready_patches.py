@@ -12,7 +12,7 @@ import pytest
 import tifffile
 
 from hsc_utils import files, manifest, provenance
-from hsc_utils.detection import import_patches
+from hsc_utils.detection import import_patches, read_patches, read_ready_patch
 from hsc_utils.simulation.oir import write_oir
 
 
@@ -341,3 +341,28 @@ def test_real_white_blood_cells(tmp_path):
     table = import_patches(folder, tmp_path, small_classes="train")
     assert table["class"].value_counts()["neutrophil"] == 176
     assert table.loc[table["class"] == "basophil", "split"].tolist() == ["train"]
+
+
+def test_classes_shares_and_name_are_as_asked(tmp_path):
+    for name in ("a", "b", "c"):
+        for k in range(20):
+            write_patch(tmp_path / "cells" / name / f"{k:03d}.png", (ord(name), k), (12, 12))
+    cells = import_patches(
+        tmp_path / "cells",
+        tmp_path / "out",
+        12,
+        class_names=["a", "b"],
+        fractions=(0.5, 0.2, 0.3),
+        dataset="two of three",
+    )
+    counts = cells.groupby("class")["split"].value_counts().unstack()
+    assert counts.index.tolist() == ["a", "b"]
+    assert counts[["train", "validation", "test"]].to_numpy().tolist() == [[10, 4, 6]] * 2
+    assert json.loads((tmp_path / "out/provenance.json").read_text())["dataset"] == "two of three"
+    rejected = manifest.read_rejected(tmp_path / "out")
+    assert len(rejected) == 20
+    assert rejected["source"].str.startswith("c/").all()
+    patch, one = read_ready_patch(tmp_path / "cells" / "a" / "000.png", 12)
+    row = cells.set_index("cell_id").loc["a__000", "row"]
+    np.testing.assert_array_equal(patch, read_patches(tmp_path / "out", cells)[row])
+    assert one.composed
