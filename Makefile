@@ -18,21 +18,40 @@ endif
 # DRY=1 shows the plan alone: what is to do, and the disk, weights and time that it takes.
 DRY ?=
 DRY_ONLY = $(filter-out 0,$(DRY))
+# What was said to make itself: the environment may hold a NAME of its own, as that of WSL does.
+GIVEN = $(and $(filter command,$(origin $(1))),$(strip $($(1))))
 # --logger steps is workflow/snakemake_logger_plugin_steps: a line a step, and no internals.
 # preview.py first: a file that is no YAML would be refused by Snakemake without its name.
-SNAKEMAKE = @gpus=$(firstword $(filter-out 0,$(GPUS)) 1) && python workflow/preview.py \
-    workflow/config/$(1).yaml --cores $(CORES) --gpus $$gpus $(if $(DRY_ONLY),,--start) && \
+SNAKEMAKE_ON = @gpus=$(firstword $(filter-out 0,$(GPUS)) 1) && python workflow/preview.py \
+    $(1) --cores $(CORES) --gpus $$gpus $(if $(DRY_ONLY),,--start) && \
     $(if $(DRY_ONLY),:,PYTHONPATH=workflow snakemake) --snakefile workflow/Snakefile \
-    --configfile workflow/config/$(1).yaml --cores $(CORES) --resources gpu=$$gpus \
+    --configfile $(1) --cores $(CORES) --resources gpu=$$gpus \
     --rerun-incomplete --keep-going --logger steps
+SNAKEMAKE = $(call SNAKEMAKE_ON,workflow/config/$(1).yaml)
 BOOK = $(if $(DRY_ONLY),,@echo "The book: results/$(1)/book/index.html")
+# Recipes read NAME, RAW and CONFIG as the shell's "$$NAME", so that they may hold spaces and quotes.
+EXAMPLE_NAME = make study NAME=mine RAW=/data/mine
+EXAMPLE_RAW = $(EXAMPLE_NAME)
+EXAMPLE_CONFIG = make run CONFIG=workflow/config/mine.yaml
 
 help:  ## say what each target does
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
-demo: .venv/.ready  ## simulated .oir files -> seven notebooks -> the book in results/demo
+demo: .venv/.ready  ## simulated .oir files -> eight notebooks -> the book in results/demo
 	$(call SNAKEMAKE,demo)
 	$(call BOOK,demo)
+
+study: given-NAME given-RAW .venv/.ready  ## NAME=mine RAW=/data/mine: look at a folder of images or cells, and write workflow/config/mine.yaml for it
+	@python -m hsc_utils.new_study "results/$$NAME" --raw "$$RAW"
+
+run: given-CONFIG .venv/.ready  ## CONFIG=workflow/config/mine.yaml: a study of your own, through all its notebooks to a book (DRY=1: only the plan)
+	$(call SNAKEMAKE_ON,"$$CONFIG")
+	$(if $(DRY_ONLY),,@python workflow/plan.py "$$CONFIG")
+
+leukocytes: .venv/.ready  ## the same notebooks on 300 real stained leukocytes, fetched if need be (LEUKOCYTES=folder where they lie)
+	$(if $(DRY_ONLY),,@python workflow/fetch_leukocytes.py $${LEUKOCYTES:+--from "$$LEUKOCYTES"})
+	$(call SNAKEMAKE,leukocytes)
+	$(call BOOK,leukocytes)
 
 test: .venv/.ready  ## every test (set HSC_TEST_DATA to a folder of real images to test on those too)
 	OMP_NUM_THREADS=1 pytest --numprocesses logical --maxprocesses 4
@@ -43,8 +62,12 @@ gpu: .venv/.ready  ## the tests and timings that need a GPU, in nine minutes (se
 slurm: .venv/.ready  ## the tests on a real SLURM, started here for them (root; Debian: slurm-wlm, munge)
 	pytest -m slurm tests/workflow/test_slurm.py
 
-lab: .venv/.ready  ## open the notebooks in JupyterLab
+lab: .venv/.ready  ## open the notebooks in JupyterLab (CONFIG=workflow/config/mine.yaml: on a study of your own)
+ifeq ($(call GIVEN,CONFIG),)
 	jupyter lab notebooks
+else
+	@folder=$$(python workflow/open_lab.py "$$CONFIG") && jupyter lab "$$folder"
+endif
 
 book: .venv/.ready  ## build the demo's book again (runs whatever of the demo is missing)
 	$(call SNAKEMAKE,demo) --forcerun book
@@ -82,6 +105,9 @@ clean:  ## delete the demo's results and caches (keeps .venv, data and other stu
 	rm -rf results/demo .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
+given-%:
+	@$(if $(call GIVEN,$*),:,echo "error: $* is missing. Say for instance: $(EXAMPLE_$*)" >&2; exit 1)
+
 # --python: without it uv would change whatever environment is active.
 .venv/.ready: requirements.txt pyproject.toml .python-version | $(filter .uv/bin/uv,$(UV))
 	$(UV) venv --quiet --allow-existing .venv || { echo "Python $$(cat .python-version) is needed, \
@@ -95,4 +121,5 @@ clean:  ## delete the demo's results and caches (keeps .venv, data and other stu
 	awk '/^uv==/ {pin = 1} pin {print} pin && !/\\$$/ {exit}' requirements.txt > .uv/requirements.txt
 	.uv/bin/python -m pip install --quiet --require-hashes -r .uv/requirements.txt
 
-.PHONY: help demo test gpu slurm lab book paper sweep traps notebooks unlock lint lock clean
+.PHONY: help demo study run leukocytes test gpu slurm lab book paper sweep traps notebooks unlock lint \
+    lock clean

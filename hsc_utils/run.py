@@ -76,14 +76,23 @@ CHOICES = {
     "image_stride": (32, 16, 8),
 }
 # Parameters that name a file or folder; all but the study must be there when a notebook starts.
-INPUTS = ("raw_dir", "truth_csv", "ready_cells_dir", "masks_dir", "detection_file")
-# Where a notebook writes, as an attribute of the study; 03 and 04 write run directories.
+INPUTS = (
+    "raw_dir",
+    "truth_csv",
+    "ready_cells_dir",
+    "masks_dir",
+    "detection_file",
+    "new_images_dir",
+)
+# Where a notebook writes, as an attribute of the study; 03 and 04 write run directories, and 08
+# into a folder of its own for each set of new images.
 _FOLDERS = {
     "01": "prepared",
     "02": "cells",
     "05": "comparison",
     "06": "grad_cam",
     "07": "shortcuts",
+    "08": "new_images",
 }
 _LEVELS = {"03": "image", "04": "cell"}
 
@@ -294,12 +303,24 @@ def check_simulation(parameters: Mapping[str, object]) -> None:
 
 
 def output_directory(notebook: str, parameters: Mapping[str, object]) -> Path:
-    """Return where a notebook writes, from its name and its complete set of parameters."""
+    """Return where a notebook writes, from its name and its complete set of parameters.
+
+    A ParameterError refuses a `name` of new images that is not the name of one folder.
+    """
     study, number = Study(parameters["study"]), notebook[:2]
     if number in _LEVELS:
         model = model_name(parameters["architecture"], parameters["channels"])
         return study.run(_LEVELS[number], model, parameters["seed"]).directory
-    return getattr(study, _FOLDERS.get(number, "root"))
+    folder = getattr(study, _FOLDERS.get(number, "root"))
+    if folder != study.new_images:
+        return folder
+    name = parameters["name"]
+    if not name.strip() or name in (".", "..") or set("/{}") & set(name):
+        raise ParameterError(
+            f"name: {name!r} must be the name of one folder, which the results go to, such as "
+            "'2026-06-01', without a slash or a brace."
+        )
+    return folder / name
 
 
 def run_notebook(name: str, config: str | Path | None, pairs: Sequence[tuple[str, str]]) -> Path:

@@ -26,6 +26,7 @@ from hsc_utils.files import atomic_path, from_caller, from_root, read_rgb, shown
 from hsc_utils.study import Study, failure_of
 
 SHOWN = 3  # cells of a class, and classes, at most
+PICTURES, LINE = 3.87, 0.145  # inches that the pictures take, and a line of small print
 NEAR = 8  # px from a detection to the centre of its true cell, at most
 
 
@@ -66,15 +67,16 @@ def draw(study: Study, cell_model: str, seed: int, masks_dir: str | None = None)
 
     placed = bool(explained["y"].notna().all())  # cells that came ready lie in no image
     widths = [1.15, 3.3] * placed + [3.15, 3.75]
-    figure = plt.figure(figsize=(1.15 * sum(widths), 4.3), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(9, 1))
+    absent = [name for name in config.class_names if name not in set(chosen["class"])]
+    text = textwrap.fill(small_print(explained, means, rule, absent), int(19 * sum(widths)))
+    heights = PICTURES, LINE * (text.count("\n") + 1)
+    figure = plt.figure(figsize=(1.15 * sum(widths), sum(heights)), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=heights)
     panels = above.subfigures(1, len(widths), width_ratios=widths)
     if placed:
         draw_field(panels, study, chosen, patches.shape[1])
     draw_cells(panels[-2:], chosen, pixels, maps, inside)
     panels[-1].suptitle(f"Where {cell_model} looks", fontsize=12)
-    absent = [name for name in config.class_names if name not in set(chosen["class"])]
-    text = textwrap.fill(small_print(explained, means, rule, absent), int(19 * sum(widths)))
     below.text(0.01, 0.95, text, fontsize=8.5, va="top", color="0.3", parse_math=False)
     return drawing.finish(figure, provenance.data_note(explained))
 

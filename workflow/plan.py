@@ -1,18 +1,19 @@
 """What a configuration file asks of the workflow: settings, runs, faults, and the book's pages.
 
-What that takes, `preview.py` says.
+What that takes, `preview.py` says. ``plan.py CONFIG`` says where the book lies.
 """
 
 import dataclasses
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from hsc_utils import paper, preparation
-from hsc_utils.files import from_root, shown_path
+from hsc_utils import manifest, paper, preparation
+from hsc_utils.files import ROOT, from_caller, from_root, shown_path
 from hsc_utils.run import (
     INPUTS,
     WORKFLOW,
@@ -21,6 +22,7 @@ from hsc_utils.run import (
     check_simulation,
     declared_parameters,
     find_notebook,
+    output_directory,
     read_sections,
 )
 from hsc_utils.study import (
@@ -32,7 +34,7 @@ from hsc_utils.study import (
     parse_model_name,
 )
 
-PREPARATION, DETECTION, IMAGE_LEVEL, CELL_LEVEL, COMPARISON, EXPLANATION, AUDIT = NOTEBOOKS = (
+NOTEBOOKS = (
     "01_data_preparation",
     "02_blob_tuning",
     "03_image_level_training",
@@ -40,8 +42,12 @@ PREPARATION, DETECTION, IMAGE_LEVEL, CELL_LEVEL, COMPARISON, EXPLANATION, AUDIT 
     "05_comparison_wang_et_al",
     "06_grad_cam",
     "07_shortcuts",
+    "08_new_images",
 )
+PREPARATION, DETECTION, IMAGE_LEVEL, CELL_LEVEL = NOTEBOOKS[:4]
+COMPARISON, EXPLANATION, AUDIT, NEW_IMAGES = NOTEBOOKS[4:]
 LEVELS = ("image", "cell")
+RAW_INPUTS = ("raw_dir", "ready_cells_dir")
 TRAINING = dict(zip(LEVELS, (IMAGE_LEVEL, CELL_LEVEL), strict=True))
 
 sections_of = cache(read_sections)
@@ -72,6 +78,27 @@ def sweep_of(config: str) -> dict:
     )
 
 
+def takes_ready_cells(config: str) -> bool:
+    """Tell whether cells come ready, so that there are no images to prepare or to train on."""
+    return settings_of(config, DETECTION)["ready_cells_dir"] is not None
+
+
+def is_simulated(config: str) -> bool:
+    """Tell whether the demo's acquisitions are made first."""
+    return not takes_ready_cells(config) and settings_of(config, PREPARATION)["simulate_demo"]
+
+
+def notebooks_of(config: str) -> tuple[str, ...]:
+    """List the notebooks that a study goes through.
+
+    Ready cells need neither 01 nor 03, and 08 needs new images, which the demo simulates.
+    """
+    left_out = {PREPARATION, IMAGE_LEVEL} if takes_ready_cells(config) else set()
+    if not (is_simulated(config) or settings_of(config, NEW_IMAGES)["new_images_dir"]):
+        left_out.add(NEW_IMAGES)
+    return tuple(name for name in NOTEBOOKS if name not in left_out)
+
+
 def models_of(config: str, level: str) -> list[str]:
     """Return the models of the sweep at one level, the one that the book prefers first."""
     sweep = sweep_of(config)
@@ -90,14 +117,43 @@ def runs_of(config: str, level: str) -> list[Run]:
 
 def chapters(config: str) -> list[Path]:
     """List the executed notebooks of the book; of a level, the first run that did not fail."""
-    study = study_of(config)
-    shown = []
-    for level in LEVELS:
-        runs = runs_of(config, level)
-        shown.append(next((run for run in runs if run.failure is None), runs[0]).directory)
-    folders = [study.prepared, study.cells, *shown]
-    folders += [study.comparison, study.grad_cam, study.shortcuts]
-    return [folder / f"{name}.ipynb" for folder, name in zip(folders, NOTEBOOKS, strict=True)]
+    listed = []
+    for name in notebooks_of(config):
+        folder = output_directory(name, settings_of(config, name))
+        if name in TRAINING.values():
+            runs = runs_of(config, LEVELS[name == CELL_LEVEL])
+            folder = next((run for run in runs if run.failure is None), runs[0]).directory
+        listed.append(folder / f"{name}.ipynb")
+    return listed
+
+
+def runs_read_by(config: str, notebook: str) -> list[Run]:
+    """List the runs that notebook 06 explains, 07 audits, or 08 predicts with."""
+    study, chosen = study_of(config), settings_of(config, notebook)
+    models = {level: chosen[f"{level}_model"] for level in LEVELS}
+    return [
+        study.run(level, model, seed)
+        for level, model in models.items()
+        if model is not None
+        for seed in seeds_read_by(config, notebook)
+    ]
+
+
+def seeds_read_by(config: str, notebook: str) -> list[int]:
+    """List the seeds of these runs: one, or in 08 several."""
+    chosen = settings_of(config, notebook)
+    return list(
+        dict.fromkeys(chosen["run_seeds"] if notebook == NEW_IMAGES else [chosen["run_seed"]])
+    )
+
+
+def carded_runs(config: str) -> list[Run]:
+    """List the runs whose model cards stand in the book: those audited, and those of 08."""
+    known = notebooks_of(config)
+    runs = [
+        run for name in (AUDIT, NEW_IMAGES) if name in known for run in runs_read_by(config, name)
+    ]
+    return list({run.directory: run for run in runs}.values())
 
 
 def unreadable(notebook: Path) -> bool:
@@ -146,20 +202,26 @@ def refuse(config: str, faults: Sequence[str]) -> None:
 def faults_of_settings(config: str) -> Iterator[str]:
     """Say what is wrong in a file, whatever data there are."""
     yield from _faults_of_sweep(config)
+    yield from _faults_of_ready_cells(config)
     yield from _faults_of_models(config)
-    for notebook in NOTEBOOKS:
+    for notebook in notebooks_of(config):
         settings = settings_of(config, notebook)
         try:
             check_simulation(settings)
-            check_inputs({k: v for k, v in settings.items() if k != "raw_dir"})
+            output_directory(notebook, settings)
         except ParameterError as error:
             yield f"{notebook}: {error}"
     for level, notebook in TRAINING.items():
+        if notebook not in notebooks_of(config):
+            continue
         try:
             weights = training_settings(config, level).weights
         except ValueError as error:
             yield f"{notebook}: {error}"
             continue
+        folds = settings_of(config, notebook)["folds"]
+        if folds and folds < manifest.MIN_FOLDS:
+            yield f"{notebook}: folds is {folds}; 0 (none) or at least {manifest.MIN_FOLDS}."
         if weights not in ("imagenet", "none", "auto") and not from_root(weights).is_file():
             yield (
                 f"{notebook}: weights: there is no file {shown_path(weights)}. Give 'imagenet', "
@@ -177,17 +239,30 @@ def training_settings(config: str, level: str, **of_run: object) -> TrainingSett
 
 def faults_of_data(config: str) -> Iterator[str]:
     """Say where data were looked for and not found."""
-    chosen, raw = settings_of(config, PREPARATION), raw_folder(config)
-    if not chosen["simulate_demo"] and not any(preparation.files_below(raw)):
-        yield (
-            f"{PREPARATION}: there are no data in {shown_path(raw)} (parameter raw_dir). "
-            "data/README.md, the data card, says where the paper's are and where to put them."
-        )
+    raw = raw_folder(config)
+    if not is_simulated(config) and not any(preparation.files_below(raw)):
+        if takes_ready_cells(config):
+            yield (
+                f"{DETECTION}: there are no cells in {shown_path(raw)} (parameter "
+                "ready_cells_dir), where a folder a class with an image a cell was expected."
+            )
+        else:
+            yield (
+                f"{PREPARATION}: there are no data in {shown_path(raw)} (parameter raw_dir). "
+                "data/README.md, the data card, says where the paper's are and where to put them."
+            )
+    for notebook in notebooks_of(config):
+        settings = settings_of(config, notebook)
+        try:
+            check_inputs({name: settings.get(name) for name in INPUTS if name not in RAW_INPUTS})
+        except ParameterError as error:
+            yield f"{notebook}: {error}"
 
 
 def raw_folder(config: str) -> Path:
-    """Return the folder that acquisitions are read from."""
-    return from_root(settings_of(config, PREPARATION)["raw_dir"] or study_of(config).raw)
+    """Return the folder that acquisitions, or ready cells, are read from."""
+    ready = settings_of(config, DETECTION)["ready_cells_dir"]
+    return from_root(ready or settings_of(config, PREPARATION)["raw_dir"] or study_of(config).raw)
 
 
 def _faults_of_sweep(config: str) -> list[str]:
@@ -196,7 +271,7 @@ def _faults_of_sweep(config: str) -> list[str]:
     faults = [
         f"workflow: {name} is empty; name at least one."
         for name in ("seeds", "image_models", "cell_models")
-        if not sweep[name]
+        if not sweep[name] and not (name == "image_models" and takes_ready_cells(config))
     ]
     numbers = {"seeds": min(sweep["seeds"], default=0), "gpus_per_run": sweep["gpus_per_run"]}
     faults += [f"workflow: {name} holds {n}, below 0." for name, n in numbers.items() if n < 0]
@@ -214,6 +289,24 @@ def _faults_of_sweep(config: str) -> list[str]:
     return faults
 
 
+def _faults_of_ready_cells(config: str) -> Iterator[str]:
+    """Say what asks for images in a study whose cells come ready, each without its image."""
+    if not takes_ready_cells(config):
+        return
+    why = f"cells come ready ({DETECTION}: ready_cells_dir), without the images they lay in"
+    for notebook in (PREPARATION, IMAGE_LEVEL):
+        if notebook in sections_of(config):
+            yield f"{notebook}: {why}, so this notebook is left out; take its section out too."
+    if sweep_of(config)["image_models"]:
+        yield f"workflow: image_models must be [], since {why}."
+    if settings_of(config, COMPARISON)["level"] == "image":
+        yield f"{COMPARISON}: level must be cell, since {why}."
+    for notebook in notebooks_of(config):
+        model = settings_of(config, notebook).get("image_model")
+        if model is not None:
+            yield f"{notebook}: image_model is {model} and must be null, since {why}."
+
+
 def _is_backbone(name: str) -> bool:
     """Ask torchvision, which takes seconds to import, for what the paper did not use."""
     if name in paper.backbones().index:
@@ -226,13 +319,17 @@ def _is_backbone(name: str) -> bool:
 def _faults_of_models(config: str) -> list[str]:
     """Name the models that a notebook reads and the workflow does not train."""
     trained = {level: models_of(config, level) for level in LEVELS}
-    compared = settings_of(config, COMPARISON)
+    compared, known = settings_of(config, COMPARISON), notebooks_of(config)
     needed = [
         (CELL_LEVEL, "image_model", "image", [settings_of(config, CELL_LEVEL)["image_model"]]),
         (COMPARISON, "models", compared["level"], compared["models"]),
         (COMPARISON, "ablation", compared["level"], [compared["ablation"]]),
     ]
-    of_runs = {name: settings_of(config, name) for name in (EXPLANATION, AUDIT)}
+    of_runs = {
+        name: settings_of(config, name)
+        for name in (EXPLANATION, AUDIT, NEW_IMAGES)
+        if name in known
+    }
     needed += [
         (notebook, f"{level}_model", level, [settings[f"{level}_model"]])
         for notebook, settings in of_runs.items()
@@ -242,12 +339,26 @@ def _faults_of_models(config: str) -> list[str]:
         f"{notebook}: {name} names {model}, which is not among workflow's {level}_models "
         f"({', '.join(trained[level])})."
         for notebook, name, level, models in needed
+        if trained[level]  # said already where there are none
         for model in models
         if model is not None and model not in trained[level]
     ]
+    seeds = {name: seeds_read_by(config, name) for name in of_runs}
     faults += [
-        f"{notebook}: run_seed {settings['run_seed']} is none of workflow's seeds."
-        for notebook, settings in of_runs.items()
-        if settings["run_seed"] not in sweep_of(config)["seeds"]
+        f"{notebook}: run_seed {seed} is none of workflow's seeds."
+        for notebook, named in seeds.items()
+        for seed in named
+        if seed not in sweep_of(config)["seeds"]
     ]
+    if NEW_IMAGES in known:
+        chosen = of_runs[NEW_IMAGES]
+        if not chosen["run_seeds"]:
+            faults.append(f"{NEW_IMAGES}: run_seeds is empty; name at least one.")
+        if chosen["cell_model"] is None and chosen["image_model"] is None:
+            faults.append(f"{NEW_IMAGES}: cell_model and image_model are both null; name one.")
     return faults
+
+
+if __name__ == "__main__":
+    made = study_of(from_caller(sys.argv[1])).book / "index.html"
+    print("The book:", made.relative_to(ROOT) if made.is_relative_to(ROOT) else made)

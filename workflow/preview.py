@@ -45,7 +45,7 @@ def overview(config: str, cores: int, gpus: int) -> str:
     to_do = [run for run, state in states.items() if state != "done"]
     lines = {"runs": _say_runs(list(states.values()), [run.level for run in states])}
     if to_do:
-        lines["data"] = " ".join(plan.faults_of_data(config)).removeprefix(f"{plan.PREPARATION}: ")
+        lines["data"] = " ".join(fault.partition(": ")[2] for fault in plan.faults_of_data(config))
         lines["disk"] = _say_disk(config, to_do, cores, gpus)
         lines["weights"] = _say_weights(config, to_do)
         done = [run for run in states if run not in to_do]
@@ -72,7 +72,8 @@ def states_of_runs(config: str) -> dict[Run, str]:
 
 def _state(config: str, run: Run) -> str:
     """Look at one run's files."""
-    if run.failure is not None or not all(file.exists() for file in run.results):
+    made = [*run.results, *[run.folds_file] * (folds_of(config, run.level) > 0)]
+    if run.failure is not None or not all(file.exists() for file in made):
         return "failed" if failure_of(run.directory) else "new"
     architecture, channels = parse_model_name(run.model)
     asked = plan.training_settings(
@@ -83,10 +84,16 @@ def _state(config: str, run: Run) -> str:
     return "done" if same else "changed"
 
 
+def folds_of(config: str, level: str) -> int:
+    """Return how many more networks each run of a level trains, to judge every image once."""
+    return plan.settings_of(config, plan.TRAINING[level])["folds"]
+
+
 def _say_runs(states: Sequence[str], levels: Sequence[str]) -> str:
     """Count the runs by level and state."""
     done, failed, changed = (states.count(state) for state in ("done", "failed", "changed"))
-    kinds = f"{levels.count('image')} on images, {levels.count('cell')} on cells"
+    on_images = f"{levels.count('image')} on images, " * ("image" in levels)
+    kinds = f"{on_images}{levels.count('cell')} on cells"
     known = [f"{failed} failed before"] * (failed > 0)
     known += [f"{changed} done with other settings"] * (changed > 0)
     of_them = f" (of these {', '.join(known)})" if known else ""
@@ -113,24 +120,28 @@ def disk_needed(config: str, to_do: Sequence[Run], cores: int, gpus: int) -> dic
     """
     study, needed = plan.study_of(config), {}
     images, raw = _acquisitions(config)
-    if plan.settings_of(config, plan.PREPARATION)["simulate_demo"] and not _is_simulated(study):
+    ready = plan.takes_ready_cells(config)
+    if plan.is_simulated(config) and not _is_simulated(study):
         needed["acquisitions"] = raw
-    if not (study.prepared / "images.csv").exists():
+    if not ready and not (study.prepared / "images.csv").exists():
         made = sum(path.stat().st_size for path in study.prepared.glob("images/*.png"))
         needed["images"] = PREPARED_SHARE * raw - made
     if not (study.cells / "patches.npy").exists():
         side, counts = plan.settings_of(config, plan.DETECTION)["side"], paper.counts()
-        per_image = float(counts["cells"].sum() / counts["images"].sum())
-        needed["cells"] = 2 * images * per_image * 3 * side**2  # in pieces, until gathered
+        per_image = 2 * float(counts["cells"].sum() / counts["images"].sum())  # and in pieces
+        needed["cells"] = images * (1 if ready else per_image) * 3 * side**2
     if any(run.level == "image" for run in to_do):
         side = plan.settings_of(config, plan.IMAGE_LEVEL)["input_size"]
         made = [path.stat().st_size for path in study.cache.glob(f"images-{side}px-*.npy")]
         needed["cache"] = images * 3 * side**2 - max(made, default=0)
     weights = [weights_size(run.model) for run in to_do]
     at_a_time = min(
-        len(to_do), max(runs_at_a_time(config, level, cores, gpus) for level in plan.LEVELS)
+        len(to_do), max(runs_at_a_time(config, run.level, cores, gpus) for run in to_do)
     )
-    kept = sum(weights) + BESIDE_WEIGHTS * len(weights)
+    networks = [1 + folds_of(config, run.level) for run in to_do]
+    kept = sum(
+        count * (size + BESIDE_WEIGHTS) for count, size in zip(networks, weights, strict=True)
+    )
     needed["runs"] = kept + IN_TRAINING * max(weights) * at_a_time
     return {name: amount for name, amount in needed.items() if amount > 0}
 
@@ -138,7 +149,7 @@ def disk_needed(config: str, to_do: Sequence[Run], cores: int, gpus: int) -> dic
 def _acquisitions(config: str) -> tuple[int, float]:
     """Count the images of a study, and the bytes of its raw files, made or to be simulated."""
     study = plan.study_of(config)
-    if plan.settings_of(config, plan.PREPARATION)["simulate_demo"] and not _is_simulated(study):
+    if plan.is_simulated(config) and not _is_simulated(study):
         images = sum(simulation.DEMO_COUNTS.values())
         return images, SIMULATED * images
     sizes = [path.stat().st_size for path in preparation.files_below(plan.raw_folder(config))]
@@ -270,10 +281,11 @@ def _say_time(config: str, done: Sequence[Run], to_do: Sequence[Run], cores: int
         if alike is None:
             unknown[run.level] += 1
         else:
-            total += median(alike) / runs_at_a_time(config, run.level, cores, gpus)
+            trainings = 1 + folds_of(config, run.level)
+            total += trainings * median(alike) / runs_at_a_time(config, run.level, cores, gpus)
     if not total:
         return "can be estimated once the first run is done"
-    at_a_time = {str(runs_at_a_time(config, level, cores, gpus)) for level in plan.LEVELS}
+    at_a_time = dict.fromkeys(str(runs_at_a_time(config, r.level, cores, gpus)) for r in to_do)
     open_ones = [f"{n} on {level}s" for level, n in unknown.items() if n]
     without = f"; not counted: {', '.join(open_ones)}, of which none is done" if open_ones else ""
     length = f"{total / 3600:.1f} h" if total >= 3600 else f"{max(1, round(total / 60))} min"

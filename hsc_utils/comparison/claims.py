@@ -26,7 +26,7 @@ from hsc_utils.comparison.answers import (
 )
 from hsc_utils.comparison.compare import ComparisonError
 from hsc_utils.files import atomic_path, from_caller, shown_path, write_csv
-from hsc_utils.manifest import read_images
+from hsc_utils.manifest import read_cells
 from hsc_utils.provenance import SIMULATED_NOTE
 from hsc_utils.study import DamagedFileError, Study, tabulate_runs
 
@@ -45,8 +45,8 @@ def write_claims(study: Study) -> pd.DataFrame:
     Parameters
     ----------
     study : Study
-        Read: its tables (`write_tables` comes first), the runs named there, ``images.csv``, and
-        what notebooks 02, 05 and 06 stored. What is missing leaves claims unanswered, with the
+        Read: its tables (`write_tables` comes first), the runs named there, ``cells.csv``, and
+        what the other notebooks stored. What is missing leaves claims unanswered, with the
         reason. Written: ``tables/claims.md`` and ``tables/claims.csv``.
 
     Returns
@@ -57,7 +57,7 @@ def write_claims(study: Study) -> pd.DataFrame:
     Raises
     ------
     FileNotFoundError
-        If the study has no images or its tables were not made.
+        If the study has no cells or its tables were not made.
     """
     listed = study.tables / "runs.csv"
     if not listed.exists():
@@ -67,7 +67,7 @@ def write_claims(study: Study) -> pd.DataFrame:
         )
     named = pd.read_csv(listed)[["level", "model", "seed"]].itertuples(index=False)
     runs = tabulate_runs(study.run(*names) for names in named)
-    evidence = Evidence(study, runs, bool(read_images(study.prepared)["simulated"].any()))
+    evidence = Evidence(study, runs, bool(read_cells(study.cells)["simulated"].any()))
     claims = paper.claims()
     answers = [answer(evidence, key) for key in claims["answer"]]
     for name in ("ours", "verdict", "why"):

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -63,6 +64,7 @@ def finish(config, run, seconds=60.0):
     pd.DataFrame({"id": ["a"]}).to_parquet(run.predictions_file)
     write_json(run.scores_file, {"test": {}})
     save_file({"weight": np.zeros(1)}, run.weights_file)
+    write_json(run.calibration_file, {"temperature": 1.0, "ece_before": 0.1, "ece_after": 0.1})
     record = {"inputs": {}, "weights": "none", "simulated": False, "seconds": seconds}
     write_json(run.record_file, record)
 
@@ -95,6 +97,36 @@ def test_runs_are_counted_by_what_lies_in_the_study(folder):
     assert line("runs", other).endswith(
         "0 done, 6 to do (of these 1 failed before, 3 done with other settings)"
     )
+
+
+def test_a_run_is_done_with_its_folds_and_takes_as_many_trainings(folder):
+    plain, crossed = write_config(folder), write_config(folder, **{CELLS: {"folds": 5}})
+    runs = plan.runs_of(crossed, "cell")
+    needed = [preview.disk_needed(config, runs, 1, 1)["runs"] for config in (plain, crossed)]
+    one = preview.weights_size("resnet18") + preview.BESIDE_WEIGHTS
+    assert needed[1] - needed[0] == pytest.approx(5 * len(runs) * one)
+    for done in runs[:2]:
+        finish(crossed, done, 3600)
+    pd.DataFrame({"id": ["a"], "fold": [0]}).to_parquet(runs[0].folds_file)
+    assert list(preview.states_of_runs(crossed).values())[-3:] == ["done", "new", "new"]
+    assert line("time", crossed).startswith("roughly 12.0 h of training")
+
+
+def test_ready_cells_are_planned_without_images(folder):
+    ready = {"02_blob_tuning": {"ready_cells_dir": str(folder / "raw"), "side": 100}}
+    without = {"image_model": None}
+    notebooks = dict.fromkeys((CELLS, "07_shortcuts"), without)
+    config = write_config(folder, workflow={"image_models": []}, **ready, **notebooks)
+    sections = yaml.safe_load(Path(config).read_text())
+    del sections["01_data_preparation"]
+    sections["06_grad_cam"] |= without
+    Path(config).write_text(yaml.safe_dump(sections))
+    plan.check(config)
+    assert line("runs", config) == "3 (3 on cells): 0 done, 3 to do"
+    needed = preview.disk_needed(config, plan.runs_of(config, "cell"), 1, 1)
+    assert set(needed) == {"cells", "runs"} and needed["cells"] == 3 * 100**2
+    (folder / "raw" / "MPP" / "one.oir").unlink()
+    assert line("data", config).startswith("there are no cells in")
 
 
 # time
@@ -266,7 +298,7 @@ assert "torch" not in sys.modules"""
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("target", ["demo", "sweep", "paper"])
+@pytest.mark.parametrize("target", ["demo", "sweep", "paper", "leukocytes"])
 def test_a_dry_make_starts_nothing(target):
     def recipe(*settings):
         command = ["make", "--dry-run", "--assume-old=.venv/.ready", target, *settings]

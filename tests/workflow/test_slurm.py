@@ -76,6 +76,7 @@ TINY = {
     "05_comparison_wang_et_al": {"models": ["resnet18"], "ablation": "resnet18"},
     "06_grad_cam": {"cell_model": "resnet18", "image_model": "resnet18"},
     "07_shortcuts": {"retrain_epochs": 1},
+    "08_new_images": {"cell_model": "resnet18", "image_model": "resnet18"},
 }
 
 

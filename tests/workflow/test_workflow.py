@@ -16,6 +16,7 @@ from pathlib import Path
 import build_book
 import code_state
 import nbformat
+import pandas as pd
 import plan
 import pytest
 import snakemake_logger_plugin_steps as steps
@@ -27,17 +28,24 @@ from hsc_utils import detection, provenance
 from hsc_utils.files import ROOT
 from hsc_utils.study import Study, failure_of
 
-CONFIGS = ("demo", "sweep", "paper")
+CONFIGS = ("demo", "sweep", "paper", "leukocytes")
+NEW = {"new_images_dir": "data", "cell_model": "densenet169", "image_model": "densenet169"}
+READY, CELLS = "02_blob_tuning", "04_cell_level_training"
 
 
 def config_of(name, folder, study="study", **changes):
     """Copy a configuration with its study, and its raw data, in a private folder."""
     sections = yaml.safe_load((ROOT / "workflow" / "config" / f"{name}.yaml").read_text())
     sections["study"] = str(folder / study)
-    if "01_data_preparation" in sections:
+    if name in ("paper", "leukocytes"):
         (folder / "raw" / "MPP").mkdir(parents=True)
         (folder / "raw" / "MPP" / "one.oir").write_bytes(b"")
+    if name == "paper":
         sections["01_data_preparation"]["raw_dir"] = str(folder / "raw")
+    if name == "leukocytes":
+        sections[READY]["ready_cells_dir"] = str(folder / "raw")
+        for notebook in ("06_grad_cam", "07_shortcuts"):
+            sections[notebook]["masks_dir"] = str(folder / "raw")
     for section, content in changes.items():
         sections[section] = sections.get(section, {}) | content
     path = folder / f"{name}.yaml"
@@ -68,10 +76,11 @@ def test_a_dry_run_plans_every_rule(name, tmp_path):
         if len(line.split()) == 2 and line.split()[1].isdigit()
     }
     levels = {level: len(plan.runs_of(config, level)) for level in ("image", "cell")}
-    assert counts.pop("train_image_level") == levels["image"]
+    assert counts.pop("train_image_level", 0) == levels["image"]
     assert counts.pop("train_cell_level") == levels["cell"]
-    once = {"prepare", "find_cells", "compare", "explain", "tables", "claims", "book", "all"}
-    once |= {"overview", "audit"} | ({"simulate", "planted"} if name != "paper" else set())
+    once = {"find_cells", "compare", "explain", "tables", "claims", "book", "all"}
+    once |= {"overview", "audit"} | ({"prepare"} if name != "leukocytes" else set())
+    once |= {"simulate", "planted", "new_images"} if name in ("demo", "sweep") else set()
     assert set(counts) == once
     assert set(counts.values()) == {1}
 
@@ -151,12 +160,79 @@ def test_every_command_names_odd_folders_whole(odd, tmp_path):
         ({"workflow": {"seeds": []}}, "seeds is empty"),
         ({"workflow": {"seeds": [-1]}}, "seeds holds -1"),
         ({"workflow": {"cores_per_run": {"cell": 0}}}, "at least 1 each"),
+        ({"workflow": {"image_models": []}}, "image_models is empty"),
+        ({"08_new_images": NEW | {"image_model": "vgg11"}}, "08_new_images: image_model names vgg"),
+        ({"08_new_images": NEW | {"run_seeds": [0, 9]}}, "08_new_images: run_seed 9 is none of"),
+        ({"08_new_images": NEW | {"run_seeds": []}}, "08_new_images: run_seeds is empty"),
+        ({"08_new_images": NEW | {"cell_model": None, "image_model": None}}, "are both null"),
+        ({"08_new_images": NEW | {"name": "a/b"}}, "08_new_images: name: 'a/b' must be the name"),
+        ({"08_new_images": NEW | {"name": ".."}}, "08_new_images: name: '..' must be the name"),
+        ({"08_new_images": NEW | {"new_images_dir": "no"}}, "new_images_dir: no does not exist"),
     ],
 )
 def test_a_configuration_that_would_fail_later_is_refused_first(tmp_path, changes, said):
     config = config_of("paper", tmp_path, **changes)
     with pytest.raises(plan.ParameterError, match=re.escape(said)):
         plan.check(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"01_data_preparation": {}}, "01_data_preparation: cells come ready"),
+        ({"03_image_level_training": {"seed": 1}}, "03_image_level_training: cells come ready"),
+        ({"workflow": {"image_models": ["resnet18"]}}, "workflow: image_models must be []"),
+        ({CELLS: {"image_model": "resnet18"}}, f"{CELLS}: image_model is resnet18 and must be nu"),
+        ({"07_shortcuts": {"image_model": "resnet18"}}, "07_shortcuts: image_model is resnet18 "),
+        ({"08_new_images": {"new_images_dir": "data"}}, "08_new_images: image_model is densenet"),
+        ({"05_comparison_wang_et_al": {"level": "image"}}, "level must be cell"),
+        ({"workflow": {"cell_models": []}}, "cell_models is empty"),
+        (
+            {READY: {"ready_cells_dir": "no"}},
+            "there are no cells in no (parameter ready_cells_dir)",
+        ),
+        ({"06_grad_cam": {"masks_dir": "no"}}, "masks_dir: no does not exist"),
+    ],
+)
+def test_a_study_of_ready_cells_asks_for_no_image(tmp_path, changes, said):
+    config = config_of("leukocytes", tmp_path, **changes)
+    with pytest.raises(plan.ParameterError, match=re.escape(said)):
+        plan.check(config)
+
+
+def test_the_ways_of_a_study_leave_out_what_it_has_no_use_for(tmp_path):
+    """Ready cells need no 01 and 03; new images are a demo's, or somebody's folder."""
+    kept = {name: plan.notebooks_of(f"workflow/config/{name}.yaml") for name in CONFIGS}
+    assert kept["demo"] == kept["sweep"] == plan.NOTEBOOKS
+    assert kept["paper"] == plan.NOTEBOOKS[:-1]
+    assert [name[:2] for name in kept["leukocytes"]] == ["02", "04", "05", "06", "07"]
+    shown = plan.chapters("workflow/config/leukocytes.yaml")
+    assert [notebook.stem for notebook in shown] == list(kept["leukocytes"])
+    asked = {"new_images_dir": "data", "name": "a day", "image_model": None}
+    config = config_of(
+        "leukocytes", tmp_path, **{"08_new_images": asked | {"cell_model": "resnet18"}}
+    )
+    plan.check(config)
+    assert plan.chapters(config)[-1] == tmp_path / "study/new_images/a day/08_new_images.ipynb"
+    code, said = snakemake(config, "--dry-run", "--printshellcmds")
+    assert code == 0 and "a day/status.json' hsc_utils.run 08_new_images" in said
+
+
+def test_new_images_wait_for_each_run_that_predicts_them(tmp_path):
+    seeds = {"run_seeds": [0, 2, 0], "image_model": None}
+    config = config_of("sweep", tmp_path, **{"08_new_images": seeds})
+    runs = plan.runs_read_by(config, plan.NEW_IMAGES)
+    assert [(run.level, run.model, run.seed) for run in runs] == [
+        ("cell", "densenet121", 0),
+        ("cell", "densenet121", 2),
+    ]
+    carded = [run.directory.relative_to(tmp_path).as_posix() for run in plan.carded_runs(config)]
+    assert carded == [
+        "study/runs/image/resnet18/seed0",
+        "study/runs/cell/resnet18/seed0",
+        "study/runs/cell/densenet121/seed0",
+        "study/runs/cell/densenet121/seed2",
+    ]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -318,7 +394,7 @@ def test_every_notebook_reaches_its_step(notebook):
     reached = code_state.reached(code_state.imported_modules(code))
     assert {"files", "provenance", "study"} <= set(reached)
     own = ["preparation", "detection", "training", "training", "comparison", "explanation"]
-    own += ["shortcuts"]
+    own += ["shortcuts", "new_images"]
     step_of = dict(zip(plan.NOTEBOOKS, own, strict=True))[notebook]
     assert sum(name.startswith(f"{step_of}.") for name in reached) >= 2
     assert "run" not in reached
@@ -470,6 +546,63 @@ def test_the_book_takes_a_page_of_what_was_planted_where_there_is_one(tmp_path):
     assert first == [{"file": "claims"}, {"file": "planted"}]
     assert (source / "pipeline.png").read_bytes() == b"drawn"
     assert (source / "planted.png").exists() and (source / "claims.md").exists()
+
+
+def book_source(folder):
+    """Copy the sources of the book that a study's own pages are put beside."""
+    source = folder / "book"
+    source.mkdir()
+    for name in ("_toc.yml", "index.md", "how_to_run.md"):
+        shutil.copy(ROOT / "book" / name, source)
+    link = '<a href="notebooks/01_data_preparation.html#a">01</a> [3](notebooks/03_image_level'
+    (source / "claims.md").write_text(f"# Claims\n{link}_training) [7](notebooks/07_shortcuts)\n")
+    return source
+
+
+def write_cells(study, simulated):
+    row = {"cell_id": "a", "image_id": "a", "class": "A", "split": "train", "group": ""}
+    row |= {"y": 1, "x": 1, "sigma": 1, "row": 0, "touches": False, "simulated": simulated}
+    study.cells.mkdir(parents=True)
+    pd.DataFrame([row]).to_csv(study.cells / "cells.csv", index=False)
+    (study.cells / "provenance.json").write_text('{"dataset": "ready cells in mine"}')
+
+
+def files_of(source):
+    contents = yaml.safe_load((source / "_toc.yml").read_text())
+    return [page["file"] for part in contents["parts"] for page in part["chapters"]]
+
+
+def test_a_book_names_no_page_that_its_study_does_not_have(tmp_path):
+    study, source = Study(tmp_path / "study"), book_source(tmp_path)
+    write_cells(study, simulated=False)
+    build_book.leave_out(source, study, plan.notebooks_of("workflow/config/leukocytes.yaml"))
+    listed = files_of(source)
+    assert "notebooks/02_blob_tuning" in listed and "traps" in listed
+    for page in ("notebooks/01_data_preparation", "notebooks/08_new_images", "model_cards"):
+        assert page not in listed
+    text = (source / "claims.md").read_text()
+    assert text == "# Claims\n01 3 [7](notebooks/07_shortcuts)\n"
+    index = (source / "index.md").read_text()
+    assert "01_data_preparation" not in index and "simulated" not in index.split("##")[0]
+    assert "other data than the demo's: *ready cells in mine*" in index
+    assert "without notebooks 01 (its cells came ready), 03" in index
+
+
+def test_a_book_of_a_whole_study_is_left_as_it_is(tmp_path):
+    study, source = Study(tmp_path / "study"), book_source(tmp_path)
+    write_cells(study, simulated=True)
+    before = (source / "index.md").read_text()
+    runs = [study.run("cell", name, 0) for name in ("resnet18", "densenet121")]
+    build_book.write_cards(runs, source)  # neither has one yet
+    assert not (source / "model_cards.md").exists()
+    runs[1].directory.mkdir(parents=True)
+    runs[1].card_file.write_text("## A card\n\n### Data\n")
+    build_book.write_cards(runs, source)
+    build_book.leave_out(source, study, plan.NOTEBOOKS)
+    assert files_of(source) == files_of(ROOT / "book")
+    assert (source / "index.md").read_text().split() == before.split()
+    cards = (source / "model_cards.md").read_text()
+    assert cards.startswith("# Model cards\n") and cards.endswith("\n\n## A card\n\n### Data\n")
 
 
 def test_the_book_stands_in_for_a_failed_step(tmp_path):
