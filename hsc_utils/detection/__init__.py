@@ -12,6 +12,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "matching": ["match_detections", "read_truth"],
         "panel": ["detection_panel"],
         "ready_patches": ["import_patches", "read_ready_patch"],
+        "sizes": [
+            "empty_findings",
+            "method_findings",
+            "size_findings",
+            "sizes_to_try",
+            "suggest_sizes",
+        ],
         "tuning": [
             "agreement_between",
             "best_of_each",

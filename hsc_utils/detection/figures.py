@@ -160,3 +160,30 @@ def patch_sheet(patches: Mapping[str, NDArray[np.uint8]], note: str = "") -> Fig
         panel.imshow(drawing.stretched(strip))
         panel.set_title(name, fontsize=9, loc="left")
     return drawing.finish(figure, note)
+
+
+def size_scan(
+    scan: pd.DataFrame, smallest: Sequence[float], largest: Sequence[float], note: str = ""
+) -> Figure:
+    """Draw how well cells of each range of sizes agree with the contrast, and the sizes tried.
+
+    Parameters
+    ----------
+    scan : DataFrame
+        Of `suggest_sizes`: ``low``, ``high`` (sigma, px) and ``agreement`` in [0, 1].
+    smallest, largest : sequence of float
+        Sigmas that are tried.
+    note : str
+        Whose data these are.
+    """
+    figure, axes = drawing.new_figure(size=(7, 3))
+    axes.axvspan(min(smallest), max(largest), color="0.92", lw=0, label="sizes tried below")
+    axes.hlines(scan["agreement"], scan["low"], scan["high"], color="#0072B2", lw=1.4)
+    best = scan.loc[scan["agreement"].idxmax()]
+    look = {"color": "#D55E00", "lw": 3, "label": "best range"}
+    axes.hlines(best["agreement"], best["low"], best["high"], **look)
+    axes.set(xscale="log", ylim=(0, 1), xlabel="Sigma of a cell, px (its radius is 1.41 sigma)")
+    axes.set_ylabel("Agreement of discs\nand contrast")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.legend(frameon=False, fontsize=8.5, loc="upper right")
+    return drawing.finish(figure, note)
