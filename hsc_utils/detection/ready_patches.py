@@ -45,8 +45,9 @@ def import_patches(
     class_names: Sequence[str] = (),
     fractions: Sequence[float] = (0.6, 0.2, 0.2),
     dataset: str = "",
+    group: str = "",
 ) -> pd.DataFrame:
-    """Take ready images of cells; return ``cells.csv``, without y, x, sigma and group.
+    """Take ready images of cells; return ``cells.csv``, without y, x and sigma.
 
     Parameters
     ----------
@@ -68,6 +69,9 @@ def import_patches(
         Classes to use, see `preparation.list_sources`.
     dataset : str
         Name of the data set, recorded for the notebooks that follow.
+    group : str
+        A folder level, such as ``folder2``, whose names the column ``group`` holds: days, slides
+        or animals. Empty where there is none.
 
     Raises
     ------
@@ -98,6 +102,7 @@ def import_patches(
     parameters = {"patches_dir": shown_path(source), "side": int(side), "seed": int(seed)}
     parameters |= {"image_of_patch": image_of_patch, "small_classes": small_classes, **reading}
     parameters |= {"class_names": list(class_names), "fractions": list(fractions)}
+    parameters["group"] = group
     parameters["dataset"] = dataset or f"ready cells in {shown_path(source)}"
     decisive = listed[["source", "class", "split", "reason"]]
     # the cells may lie below the patches
@@ -122,6 +127,7 @@ def import_patches(
         if bit_depth is None and to_8_bit == "bit_depth":
             _check_depths(good)
         how = {"fractions": fractions, "seed": seed, "small_classes": small_classes}
+        good = good.assign(group=preparation.folder_groups(good, group) if group else "")
         cells = _table(good[copies == ""], image_of_patch, **how)
         assert len(cells) + len(rejected) == len(listed), "a file ended in no table, or in two"
         # until all files fit together again, they are no finished result
@@ -273,5 +279,5 @@ def _table(read: pd.DataFrame, image_of_patch: str, **division: object) -> pd.Da
     if not cells["split"].all():
         images = manifest.split_images(images, **division)
         cells["split"] = cells["image_id"].map(images.set_index("image_id")["split"])
-    cells = cells.assign(group="", y=np.nan, x=np.nan, sigma=np.nan, touches=False)
+    cells = cells.assign(y=np.nan, x=np.nan, sigma=np.nan, touches=False)
     return cells[list(manifest.CELL_COLUMNS)].astype({"simulated": bool}).reset_index(drop=True)

@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "brightness": ["brightness_by_class", "histograms"],
         "duplicates": ["copies", "refused_copies"],
         "formats": ["AcquisitionError"],
-        "prepare": ["prepare_images"],
+        "prepare": ["folder_groups", "prepare_images"],
         "sources": ["files_below", "list_new_sources", "list_sources"],
     },
 )

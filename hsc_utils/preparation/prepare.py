@@ -97,8 +97,10 @@ def prepare_images(
     changed = _write_if_changed(prepared / "rejected.csv", rejected)
     _check_totals(sources, images, rejected)
 
+    by_day = group == "day"
+    groups = images["acquired_at"].str[:10] if by_day else folder_groups(images, group)
     looks = duplicates.similar_looks(images["look"], images["image_id"], images["field"])
-    images = images.assign(group=_groups(images, group), near_duplicate_of=looks)
+    images = images.assign(group=groups, near_duplicate_of=looks)
     cautions = [*_cautions(sources, records, images, settings)]
     if (images["split"] == "").all():
         by = "group" if keep_groups_whole else None
@@ -252,10 +254,8 @@ def _check_totals(sources: pd.DataFrame, images: pd.DataFrame, rejected: pd.Data
         raise ValueError(f"All {len(sources)} files were refused: {rejected['reason'].iloc[0]}")
 
 
-def _groups(images: pd.DataFrame, group: str) -> pd.Series:
-    """Return the group of each image; see `prepare_images`."""
-    if group == "day":
-        return images["acquired_at"].str[:10]
+def folder_groups(images: pd.DataFrame, group: str) -> pd.Series:
+    """Return the name of a folder level, such as ``folder2``, of each image's ``source``."""
     level = re.fullmatch(r"folder0*([1-9]\d*)", str(group))
     expect(bool(level), "group", group, "'day' or a folder level such as 'folder2'")
     return images["source"].str.split("/").str[:-1].str[int(level[1]) - 1].fillna("")

@@ -1,6 +1,7 @@
 """Ready images of single cells come in with their splits, and nothing leaks."""
 
 import datetime
+import itertools
 import json
 import os
 from pathlib import Path
@@ -341,6 +342,18 @@ def test_real_white_blood_cells(tmp_path):
     table = import_patches(folder, tmp_path, small_classes="train")
     assert table["class"].value_counts()["neutrophil"] == 176
     assert table.loc[table["class"] == "basophil", "split"].tolist() == ["train"]
+
+
+def test_folders_name_groups(tmp_path):
+    for name, day, k in itertools.product(("a", "b"), ("monday", "friday"), range(5)):
+        write_patch(
+            tmp_path / "cells" / name / day / f"{k}.png", (ord(name), ord(day[0]), k), (9, 9)
+        )
+    cells = import_patches(tmp_path / "cells", tmp_path / "out", 9, group="folder2")
+    assert cells.groupby("group").size().to_dict() == {"friday": 10, "monday": 10}
+    assert cells["cell_id"].str.contains("monday").sum() == 10
+    with pytest.raises(ValueError, match="a folder level"):
+        import_patches(tmp_path / "cells", tmp_path / "other", 9, group="slide")
 
 
 def test_classes_shares_and_name_are_as_asked(tmp_path):
