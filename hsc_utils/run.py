@@ -97,6 +97,7 @@ _FOLDERS = {
 _LEVELS = {"03": "image", "04": "cell"}
 
 _NOTHING = ("", "~", "null", "Null", "NULL")  # how YAML writes none, without quotes
+_LISTED = 46  # characters of a parameter and its default, before what it means
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
@@ -148,6 +149,28 @@ def declared_parameters(notebook: Path) -> dict[str, tuple[type, object]]:
             f"{shown_path(notebook)} is damaged: it holds no cell of parameters that can be read "
             f"({type(error).__name__}). Take it again from the repository (git checkout)."
         ) from error
+
+
+def list_parameters(notebook: Path) -> str:
+    """Write a notebook's parameters for a reader: name, type, default and comment, aligned."""
+    declared_parameters(notebook)  # says what is wrong with a damaged one
+    cells = json.loads(notebook.read_text())["cells"]
+    source = next(c["source"] for c in cells if "parameters" in c["metadata"].get("tags", []))
+    rows = []
+    for line in "".join(source).splitlines():
+        code, _, comment = line.partition("  # ")
+        if line.startswith("# "):
+            rows.append((line.removeprefix("# ").capitalize() + ":", ""))
+        else:
+            rows.append((f"  {code}", comment))
+    width = min(max(len(code) for code, comment in rows if comment), _LISTED)
+    lines = []
+    for code, comment in rows:
+        if comment and len(code) > width:
+            lines += [code, f"{'':{width}}  {comment}"]
+        else:
+            lines.append(f"{code:{width}}  {comment}".rstrip())
+    return "\n".join(lines)
 
 
 def check_parameters(
@@ -390,6 +413,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m hsc_utils.run", description=__doc__)
     parser.add_argument("notebook", help="name, such as 04_cell_level_training")
+    parser.add_argument("--list", action="store_true", help="show its parameters and run nothing")
     parser.add_argument("--config", help="YAML file with one section of parameters a notebook")
     parser.add_argument(
         "-p",
@@ -409,6 +433,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Papermill takes "str | None" for no declaration and warns; the names are checked above.
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
+        if options.list:
+            print(list_parameters(find_notebook(options.notebook)))
+            return 0
         executed = run_notebook(options.notebook, options.config, options.parameters)
     except ParameterError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ from hsc_utils.files import ROOT
 
 PACKAGE = ROOT / "hsc_utils"
 STEPS = ("preparation", "detection", "training", "comparison", "explanation", "shortcuts")
-STEPS += ("new_images",)
+STEPS += ("new_images", "new_study")
 GROUND = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
 ROOMS = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py"]
 

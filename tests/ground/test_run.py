@@ -333,3 +333,16 @@ def test_windows_is_refused_in_a_sentence(monkeypatch, capsys):
     monkeypatch.setattr(sys, "platform", "win32")
     assert run.main(["01_data_preparation"]) == 2
     assert "Windows is not supported" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["02_blob_tuning", "04_cell_level_training", "08_new_images"])
+def test_parameters_are_listed_with_what_they_mean(name, capsys):
+    assert run.main([name, "--list"]) == 0
+    said = capsys.readouterr().out
+    declared = run.declared_parameters(run.find_notebook(name))
+    for parameter, (_, default) in declared.items():
+        assert f"  {parameter}: " in said
+        for entry in default if isinstance(default, dict) else ():
+            assert f'"{entry}":' in said
+    assert "results/demo" in said
+    assert run.main(["04_cell_level_trainin", "--list"]) == 2

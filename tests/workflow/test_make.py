@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -92,3 +93,23 @@ def test_help_names_every_target_that_a_user_calls():
     said = make("help").stdout
     for target in ("demo", "study", "run", "lab", "leukocytes", "paper"):
         assert f"\nmake {target} " in f"\n{said}"
+
+
+def test_notebooks_are_laid_out_for_a_study(tmp_path):
+    """Copies hold the study's parameters, leave out what it has no use for, and are never lost."""
+    config = tmp_path / "mine.yaml"
+    study = tmp_path / "results"
+    config.write_text(
+        f"study: {study}\n02_blob_tuning:\n  ready_cells_dir: {tmp_path}\n"
+        "04_cell_level_training:\n  image_model: null\n  max_epochs: 3\n"
+    )
+    command = [sys.executable, str(ROOT / "workflow" / "open_lab.py"), str(config)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == [str(study / "notebooks")]
+    names = sorted(path.stem[:2] for path in (study / "notebooks").glob("*.ipynb"))
+    assert names == ["02", "04", "05", "06", "07"]
+    copy = study / "notebooks" / "04_cell_level_training.ipynb"
+    assert "max_epochs = 3" in copy.read_text()
+    copy.write_text("somebody's work")
+    subprocess.run(command, capture_output=True, check=True)
+    assert copy.read_text() == "somebody's work"

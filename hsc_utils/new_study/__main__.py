@@ -1,0 +1,51 @@
+"""Describe a folder of images or cells as a study.
+
+``python -m hsc_utils.new_study results/mine --raw /data/mine`` looks at the folder and writes
+``workflow/config/mine.yaml``, which ``make run`` takes to a book.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from hsc_utils import new_study
+from hsc_utils.files import ROOT, from_caller, from_root, shown_path
+
+CONFIGS = ROOT / "workflow" / "config"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m hsc_utils.new_study", description=__doc__)
+    help_study = "folder for all results, such as results/mine"
+    parser.add_argument("study", type=from_caller, help=help_study)
+    help_raw = "folder read: one folder per class, with images or with pictures of single cells"
+    parser.add_argument("--raw", type=from_caller, required=True, help=help_raw)
+    parser.add_argument("--name", help="name of the data set; by default the study's")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--cells", action="store_true", help="each file is one cell, cut out")
+    kind.add_argument("--images", action="store_true", help="each file is a whole image")
+    options = parser.parse_args(arguments)
+    ready = True if options.cells else False if options.images else None
+    try:
+        sight = new_study.look_at(options.raw, ready)
+        name = options.name or from_root(options.study).name
+        path = new_study.write_config(sight, options.study, name, CONFIGS)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, ValueError):
+            print(
+                "Training needs one folder per class. To predict images without classes use a "
+                "trained run: python -m hsc_utils.new_images RUN FOLDER",
+                file=sys.stderr,
+            )
+        return 2
+    print(*new_study.seen(sight), "", "What these data cannot tell:", sep="\n")
+    print(*(f"  {line}" for line in new_study.limits(sight)), "", sep="\n")
+    print(f"wrote {shown_path(path)}. Read it, then")
+    print(f"  make run CONFIG={shown_path(path)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Look at a folder of images or cells: list all files, read a few."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hsc_utils import detection, paper, preparation
+from hsc_utils.files import from_root
+from hsc_utils.preparation import AcquisitionError, ImageSettings
+
+READ_PER_CLASS = 4  # files of each class
+_FIELDS = 4  # of the files read, images whose cells' sizes are looked for
+_CELL = 256  # px: pictures no larger than that are single cells, cut out
+_OFTEN = 2**14  # 16-bit pixels that stay below this are 12 or 14 bits of a camera
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a folder holds, as far as a look tells.
+
+    Attributes
+    ----------
+    folder : Path
+        The folder.
+    listed : DataFrame
+        All its files, see `preparation.list_sources`.
+    read : DataFrame
+        One row per file read: ``class``, ``slices``, ``names``, ``bit_depth``, ``brightest``,
+        ``height``, ``width``, ``pixel_size_um``, ``objective``, ``day`` and ``lossy``.
+    refused : list of str
+        Why files that were read cannot be used.
+    ready_cells : bool
+        Whether each file holds one cell, cut out.
+    settings : ImageSettings
+        How the files are to be read.
+    sizes : Sizes or None
+        Of the cells in the images; None for ready cells.
+    """
+
+    folder: Path
+    listed: pd.DataFrame
+    read: pd.DataFrame
+    refused: list[str]
+    ready_cells: bool
+    settings: ImageSettings
+    sizes: "detection.sizes.Sizes | None"
+
+    @property
+    def counts(self) -> pd.Series:
+        """Usable files by class, in the paper's order for its classes."""
+        usable = self.listed[self.listed["reason"] == ""]
+        counts = usable["class"].value_counts()
+        return counts.loc[[*paper.class_order(counts.index)]]
+
+
+def look_at(folder: str | Path, ready_cells: bool | None = None) -> Sight:
+    """List a folder of images or cells, read a few files of each class, and look for cells.
+
+    Parameters
+    ----------
+    folder : path
+        ``<class>/**`` with acquisitions, or with one image per cell.
+    ready_cells : bool, optional
+        Whether each file holds one cell; by default as the size of the pictures says.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `preparation.list_sources`; and if none of the files read can be used.
+    """
+    place = from_root(folder)
+    listed = preparation.list_sources(place)
+    apart = listed["field"] != ""
+    slices = ["files"] if apart.mean() > 0.5 else []
+    if slices:
+        listed = preparation.list_sources(place, join=True)
+    rows, refused = [], []
+    for row in _drawn(listed).to_dict("records"):
+        try:
+            one = preparation.read_acquisition(place / row["source"], slices=slices)
+        except AcquisitionError as error:
+            refused.append(str(error))
+            continue
+        rows.append({name: row[name] for name in ("source", "class")} | _facts(one))
+    if not rows:
+        raise ValueError(f"None of the {len(refused)} files read can be used. First: {refused[0]}")
+    read = pd.DataFrame(rows)
+    if ready_cells is None:
+        ready_cells = read[["height", "width"]].min(axis=1).median() <= _CELL
+    settings = _settings(read, slices, ready_cells)
+    sizes = None
+    if not ready_cells:
+        fields = _composed(place, read, settings)
+        sizes = detection.suggest_sizes(fields) if fields else None
+    return Sight(place, listed, read, refused, bool(ready_cells), settings, sizes)
+
+
+def _drawn(listed: pd.DataFrame) -> pd.DataFrame:
+    """Draw a few usable files of each class, spread evenly over its list."""
+    usable = listed[listed["reason"] == ""]
+    parts = []
+    for _, of_class in usable.groupby("class"):
+        count = min(READ_PER_CLASS, len(of_class))
+        parts.append(of_class.iloc[np.linspace(0, len(of_class) - 1, count).astype(int)])
+    return pd.concat(parts)
+
+
+def _facts(one: preparation.Acquisition) -> dict:
+    """Tell what one file holds."""
+    return {
+        "slices": len(one.slices),
+        "names": ", ".join(one.channel_names),
+        "bit_depth": one.bit_depth,
+        "brightest": int(one.slices.max()),
+        "height": one.slices.shape[1],
+        "width": one.slices.shape[2],
+        "pixel_size_um": one.pixel_size_um,
+        "objective": one.objective,
+        "day": one.acquired_at.date().isoformat() if one.acquired_at else "",
+        "lossy": one.lossy,
+    }
+
+
+def _settings(read: pd.DataFrame, slices: Sequence[str], ready_cells: bool) -> ImageSettings:
+    """Choose how files are read, where the defaults would refuse or darken them."""
+    counts = set(read["slices"])
+    if counts == {1} and not ready_cells:
+        slices = [*slices, "0"]
+    elif max(counts) > 4 or (ready_cells and max(counts) > 3):
+        slices = [*slices, "0", "1", "2"]
+    depths, brightest = set(read["bit_depth"]), int(read["brightest"].max())
+    if len(depths) > 1:
+        return ImageSettings(slices, to_8_bit="own_depth")
+    if depths == {16} and brightest < _OFTEN:
+        return ImageSettings(slices, bit_depth=12 if brightest < 2**12 else 14)
+    return ImageSettings(slices)
+
+
+def _composed(place: Path, read: pd.DataFrame, settings: ImageSettings) -> list[NDArray[np.uint8]]:
+    """Make images of a few of the files read, one of each class first."""
+    turn = read.groupby("class").cumcount().sort_values(kind="stable").index
+    fields = []
+    for source in read.loc[turn, "source"]:
+        try:
+            one = preparation.read_acquisition(
+                place / source, slices=settings.slices, bit_depth=settings.bit_depth
+            )
+            fields.append(preparation.compose_rgb(one, to_8_bit=settings.to_8_bit))
+        except AcquisitionError:  # told when the whole folder is prepared
+            continue
+        if len(fields) == _FIELDS:
+            break
+    return fields

@@ -1,0 +1,292 @@
+"""The configuration file of a study: a few commented lines, only what differs from the defaults."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from hsc_utils import metrics
+from hsc_utils.files import ROOT, atomic_path, from_root, shown_path
+from hsc_utils.new_study.look import Sight
+from hsc_utils.study import Study
+
+# Shares of the split, of which the test subset's decides how well scores are known.
+_OF_TEST = 0.2
+_SMALL = round(metrics.ROUGH_IMAGES / _OF_TEST)  # images of a class, below which folds pay
+_FOLDS = 5
+_LEAST = 3  # images of a class that can be in every subset
+_WIDTH = 100  # characters of a line
+_SIDE = (32, 128)  # px, of patches of ready cells
+
+
+def write_config(sight: Sight, study: str | Path, name: str, folder: Path) -> Path:
+    """Write the configuration file of a study that nobody has described yet.
+
+    Parameters
+    ----------
+    sight : Sight
+        What was seen in its folder, see `look_at`.
+    study : path
+        The study's folder.
+    name : str
+        Name of the data set.
+    folder : Path
+        Where the file is written, as ``<name of the study's folder>.yaml``.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    FileExistsError
+        If there is one of that name; nothing is overwritten.
+    """
+    root = Study(study).root
+    path = folder / f"{root.name}.yaml"
+    if path.exists():
+        raise FileExistsError(
+            f"{shown_path(path)} is there already, and nothing is overwritten: delete it, or give "
+            "the study another name."
+        )
+    shown = _path(path)
+    heading = [
+        f"A study of {_path(sight.folder)}. What was seen there:",
+        *(f"  {line}" for line in seen(sight)),
+        "What these data cannot tell:",
+        *(f"  {line}" for line in limits(sight)),
+        "Next:",
+        f"  make run CONFIG={shown}    all notebooks, and the book {_path(root)}/book/index.html",
+        f"  make lab CONFIG={shown}    the notebooks on this study, in JupyterLab",
+        "Only what differs from the notebooks' defaults stands here; to see those:",
+        "  python -m hsc_utils.run --list 02_blob_tuning",
+    ]
+    lines = [f"# {line}".rstrip() for line in heading]
+    lines += [f"study: {_value(_path(root))}", ""]
+    for section, settings in _sections(sight, name).items():
+        lines.append(f"{section}:")
+        for key, (value, comment) in settings.items():
+            lines += _entry(f"  {key}: {_value(value)}", comment)
+        lines.append("")
+    lines += _example(sight)
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _entry(setting: str, comment: str) -> list[str]:
+    """Write a setting with its comment, above it where both are too long for a line."""
+    line = f"{setting}   # {comment}" if comment else setting
+    return [f"  # {comment}", setting] if comment and len(line) > _WIDTH else [line]
+
+
+def _path(path: Path) -> str:
+    """Write a path as a configuration file takes it: from the repository's root, or absolute."""
+    path = from_root(path)
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+def _value(value: object) -> str:
+    """Write a value as YAML in one line."""
+    how = {"default_flow_style": True, "width": 10**6, "allow_unicode": True, "sort_keys": False}
+    text = yaml.safe_dump(value, **how)
+    return text.removesuffix("...\n").strip()
+
+
+def _sections(sight: Sight, name: str) -> dict[str, dict[str, tuple[object, str]]]:
+    """Return the settings, each with a comment, by section."""
+    counts, read = sight.counts, sight.read
+    several = int(read["slices"].max()) > 1 and len(sight.settings.slices) != 1
+    models = ["resnet18", *["resnet18-slice0"] * several, "densenet121"]
+    shared, folds = {}, {}
+    if counts.min() < _LEAST:
+        few = ", ".join(counts.index[counts < _LEAST])
+        shared["small_classes"] = ("train", f"{few}: too few for a test, so only learnt from")
+    if counts[counts >= _LEAST].min() < _SMALL:
+        why = f"every image judged once: a class has fewer than {_SMALL} images"
+        folds["folds"] = (_FOLDS, why)
+    reading = {}
+    if sight.settings.slices:
+        reading["slices"] = ([*sight.settings.slices], _why_slices(sight))
+    if sight.settings.bit_depth:
+        brightest = int(read["brightest"].max())
+        reading["bit_depth"] = (sight.settings.bit_depth, f"a guess: no pixel exceeds {brightest}")
+    if sight.settings.to_8_bit != "bit_depth":
+        reading["to_8_bit"] = (sight.settings.to_8_bit, "bit depths differ between files")
+    sections = _of_cells if sight.ready_cells else _of_images
+    return sections(sight, name, shared | reading, folds, models)
+
+
+def _of_images(sight: Sight, name: str, special: dict, folds: dict, models: list[str]) -> dict:
+    """Return the sections of a study that begins with acquisitions."""
+    first = {
+        "dataset": (name, "shown above all results"),
+        "raw_dir": (_path(sight.folder), ""),
+        "simulate_demo": (False, ""),
+        "class_names": (sight.counts.index.tolist(), "folders, on any level"),
+    }
+    sizes = sight.sizes
+    found = {}
+    if sizes is not None and sizes.side:
+        tried = {"smallest": [*sizes.smallest], "largest": [*sizes.largest]}
+        found["sizes"] = (tried, "sigmas in px, as the images suggest; look at the pictures of 02")
+        found["side"] = (sizes.side, "px, of a patch")
+    else:
+        empty = {"smallest": [], "largest": []}
+        found["sizes"] = (empty, "NOTHING STOOD OUT in the images looked at: as others suggest")
+    found["tuning_images"] = (16, "tuned on so many")
+    image = {
+        "input_size": (256, "px; the paper's 512 takes a GPU"),
+        "batch_size": (16, ""),
+        "max_epochs": (30, "the demo's 7 are for a demo"),
+        "patience": (10, ""),
+    }
+    cell = {"max_epochs": (20, "the demo's 6 are for a demo"), "patience": (8, "")}
+    compared = _comparison(models)
+    return {
+        "01_data_preparation": first | special,
+        "02_blob_tuning": found,
+        "03_image_level_training": image | folds,
+        "04_cell_level_training": cell | folds,
+        **compared,
+        "workflow": {
+            "seeds": ([0], "more seeds for a spread: [0, 1, 2]"),
+            "image_models": (["resnet18"], ""),
+            "cell_models": (models, "" if len(models) < 3 else "-slice0: sees slice 0 alone"),
+        },
+    }
+
+
+def _of_cells(sight: Sight, name: str, special: dict, folds: dict, models: list[str]) -> dict:
+    """Return the sections of a study whose cells came cut out."""
+    low, high = _SIDE
+    usual = float(sight.read[["height", "width"]].max(axis=1).median())
+    side = min(max(8 * round(usual / 8), low), high)
+    how = {"dataset": name, "class_names": sight.counts.index.tolist()}
+    how |= {key: value for key, (value, _) in special.items()}
+    why = "; ".join(filter(None, (comment for _, comment in special.values())))
+    nothing = {"image_model": (None, "cells came without their images")}
+    training = {
+        "input_size": (64 if side <= 64 else 96, "px"),
+        "max_epochs": (20, "the demo's 6 are for a demo"),
+        "patience": (8, ""),
+    }
+    return {
+        "02_blob_tuning": {
+            "ready_cells_dir": (
+                _path(sight.folder),
+                "one picture per cell: 01 and 03 are left out",
+            ),
+            "ready_cells": (how, why),
+            "side": (side, "px, of a patch; pictures are resized to it"),
+        },
+        "04_cell_level_training": training | nothing | folds,
+        **_comparison(models),
+        "06_grad_cam": nothing,
+        "07_shortcuts": nothing,
+        "workflow": {
+            "seeds": ([0], "more seeds for a spread: [0, 1, 2]"),
+            "image_models": ([], ""),
+            "cell_models": (models, ""),
+        },
+    }
+
+
+def _comparison(models: list[str]) -> dict:
+    """Return notebook 05's section where no model sees a single slice of several."""
+    if "resnet18-slice0" in models:
+        return {}
+    return {"05_comparison_wang_et_al": {"models": (models, "there is one slice alone")}}
+
+
+def _why_slices(sight: Sight) -> str:
+    """Say why slices are chosen."""
+    if "files" in sight.settings.slices:
+        return "each channel lies in a file of its own"
+    if sight.read["slices"].max() == 1:
+        return "one slice, which fills red"
+    return f"of {sight.read['slices'].max()}: the first three; name others by number or name"
+
+
+def _example(sight: Sight) -> list[str]:
+    """Show how new images are named later."""
+    models = ["image_model: null"] if sight.ready_cells else ["image_model: resnet18"]
+    lines = ["08_new_images:              # once models are trained: tomorrow's images"]
+    lines += ["  new_images_dir: /data/tomorrow", "  name: tomorrow", f"  {models[0]}"]
+    return [f"# {line}" for line in lines]
+
+
+def seen(sight: Sight) -> Iterator[str]:
+    """Say what a folder holds, a line each."""
+    counts, read, listed = sight.counts, sight.read, sight.listed
+    classes = ", ".join(f"{name} ({count})" for name, count in counts.items())
+    kind = "pictures of single cells" if sight.ready_cells else "images"
+    yield f"{counts.sum()} {kind} in {len(counts)} classes: {classes}"
+    given = listed.loc[listed["reason"] == "", "split"]
+    if (given != "").any():
+        yield f"given subsets: {', '.join(f'{k} ({n})' for k, n in given.value_counts().items())}"
+    yield f"of these {len(read) + len(sight.refused)} were read:"
+    yield f"  slices {_listed(read['slices'])}: {_listed(read['names'].replace('', 'no names'))}"
+    yield f"  bits {_listed(read['bit_depth'])}, up to {read['brightest'].max()}"
+    yield f"  size {_listed(read['height'].astype(str) + ' × ' + read['width'].astype(str))} px"
+    size = read["pixel_size_um"].dropna()
+    yield (
+        f"  a pixel is {_listed(size)} µm" if len(size) else "  the size of a pixel is not recorded"
+    )
+    days = read.loc[read["day"] != "", "day"].nunique()
+    yield f"  {days} day(s) among them" if days else "  the day is not recorded"
+    if read["lossy"].any():
+        yield "  JPEG, which loses fine detail: use the originals if you can"
+    if sight.sizes is not None:
+        yield from (f"  {line}" for line in _cells_seen(sight))
+    refused = listed[listed["reason"] != ""]
+    if len(refused) or sight.refused:
+        why = [*refused["reason"], *sight.refused][0]
+        yield f"{len(refused) + len(sight.refused)} would be refused, the first: {why}"
+
+
+def _cells_seen(sight: Sight) -> Iterator[str]:
+    """Say what cells a first look saw."""
+    sizes = sight.sizes
+    if sizes.side:
+        yield (
+            f"cells: about {sizes.cells_per_image:.0f} per image, sigma {sizes.sigma_low:.1f} to "
+            f"{sizes.sigma_high:.1f} px"
+        )
+    yield from sizes.warnings
+
+
+def _listed(values: pd.Series) -> str:
+    """List the values that occur, the most frequent first."""
+    known = values.value_counts().index
+    return " or ".join(
+        f"{value:g}" if isinstance(value, float) else str(value) for value in known[:3]
+    ) + (" or others" * (len(known) > 3))
+
+
+def limits(sight: Sight) -> Iterator[str]:
+    """Say what such a study cannot tell, whatever its models score."""
+    counts, read = sight.counts, sight.read
+    tested = (counts * _OF_TEST).round().astype(int)
+    for name, count in counts[counts < _LEAST].items():
+        yield f"whether {name} is recognised: with {count} it is learnt from, and never judged"
+    few = tested[(counts >= _LEAST) & (tested < metrics.MIN_IMAGES)]
+    if len(few):
+        yield (
+            f"how well {', '.join(few.index)} is told on the test subset: fewer than "
+            f"{metrics.MIN_IMAGES} images there, so no interval (the folds judge all images)"
+        )
+    days = read[read["day"] != ""].groupby("class")["day"].agg(set)
+    if days.empty:
+        yield "anything about other days or animals: neither is recorded"
+    elif len(set.union(*days)) == 1:
+        yield "anything about other days: the files read are all of one"
+    elif len(days) == len(counts) > 1 and all(
+        not a & b for k, a in enumerate(days) for b in days[k + 1 :]
+    ):
+        yield "class from day: in the files read no two classes share a day"
+    if len(counts) < 2:
+        yield "anything: there is one class only, and nothing to tell apart"
+    yield "whether a model is right for the wrong reason: notebook 07 asks that"
