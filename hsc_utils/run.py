@@ -11,9 +11,11 @@ import difflib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -97,7 +99,7 @@ _FOLDERS = {
 _LEVELS = {"03": "image", "04": "cell"}
 
 _NOTHING = ("", "~", "null", "Null", "NULL")  # how YAML writes none, without quotes
-_LISTED = 46  # characters of a parameter and its default, before what it means
+_LISTED, _WIDTH = 46, 100  # characters of a parameter with its default, and of a line, in a list
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
@@ -156,20 +158,22 @@ def list_parameters(notebook: Path) -> str:
     declared_parameters(notebook)  # says what is wrong with a damaged one
     cells = json.loads(notebook.read_text())["cells"]
     source = next(c["source"] for c in cells if "parameters" in c["metadata"].get("tags", []))
-    rows = []
-    for line in "".join(source).splitlines():
-        code, _, comment = line.partition("  # ")
-        if line.startswith("# "):
-            rows.append((line.removeprefix("# ").capitalize() + ":", ""))
-        else:
-            rows.append((f"  {code}", comment))
+    # a type that the formatter broke over lines, such as class_names's, goes back into one
+    joined = re.sub(r"\[\n\s+(\w+)\n\]", r"[\1]", "".join(source))
+    rows = [
+        (line[2:3].upper() + line[3:], "") if line.startswith("# ") else ("  " + code, comment)
+        for line in joined.splitlines()
+        for code, _, comment in [line.partition("  # ")]
+    ]
     width = min(max(len(code) for code, comment in rows if comment), _LISTED)
     lines = []
     for code, comment in rows:
+        first, *others = textwrap.wrap(comment, _WIDTH - width - 2) or [""]
         if comment and len(code) > width:
-            lines += [code, f"{'':{width}}  {comment}"]
-        else:
-            lines.append(f"{code:{width}}  {comment}".rstrip())
+            lines.append(code)
+            code = ""
+        lines.append(f"{code:{width}}  {first}".rstrip())
+        lines += [f"{'':{width}}  {other}" for other in others]
     return "\n".join(lines)
 
 

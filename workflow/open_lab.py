@@ -14,6 +14,8 @@ from hsc_utils.files import atomic_path, from_caller
 from hsc_utils.run import ParameterError, find_notebook
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("error: name a configuration, such as workflow/config/mine.yaml")
     config = from_caller(sys.argv[1])
     try:
         study = plan.study_of(config)

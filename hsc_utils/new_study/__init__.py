@@ -5,5 +5,5 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     [],
-    {"look": ["look_at"], "write": ["limits", "seen", "write_config"]},
+    {"look": ["look_at"], "write": ["limits", "next_steps", "seen", "write_config"]},
 )

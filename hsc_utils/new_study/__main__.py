@@ -22,28 +22,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     help_raw = "folder read: one folder per class, with images or with pictures of single cells"
     parser.add_argument("--raw", type=from_caller, required=True, help=help_raw)
     parser.add_argument("--name", help="name of the data set; by default the study's")
+    help_classes = "folders that are classes, where these do not lie on top, or not all are"
+    parser.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help=help_classes)
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--cells", action="store_true", help="each file is one cell, cut out")
     kind.add_argument("--images", action="store_true", help="each file is a whole image")
     options = parser.parse_args(arguments)
     ready = True if options.cells else False if options.images else None
     try:
-        sight = new_study.look_at(options.raw, ready)
+        sight = new_study.look_at(options.raw, ready, options.classes)
         name = options.name or from_root(options.study).name
         path = new_study.write_config(sight, options.study, name, CONFIGS)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        if isinstance(error, ValueError):
+        if "lies in a class folder" in str(error):
             print(
-                "Training needs one folder per class. To predict images without classes use a "
-                "trained run: python -m hsc_utils.new_images RUN FOLDER",
+                "To predict images without classes use a trained run: "
+                "python -m hsc_utils.new_images RUN FOLDER",
                 file=sys.stderr,
             )
+        if "class_names" in str(error):
+            print("Here class_names is --classes, such as --classes A B.", file=sys.stderr)
         return 2
     print(*new_study.seen(sight), "", "What these data cannot tell:", sep="\n")
     print(*(f"  {line}" for line in new_study.limits(sight)), "", sep="\n")
-    print(f"wrote {shown_path(path)}. Read it, then")
-    print(f"  make run CONFIG={shown_path(path)}")
+    print(f"wrote {shown_path(path)}. Read it, and change what you know better.")
+    print(*new_study.next_steps(path, from_root(options.study)), sep="\n")
     return 0
 
 

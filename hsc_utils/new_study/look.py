@@ -9,10 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hsc_utils import detection, paper, preparation
-from hsc_utils.files import from_root
+from hsc_utils.files import from_root, shown_path
 from hsc_utils.preparation import AcquisitionError, ImageSettings
 
 READ_PER_CLASS = 4  # files of each class
+LEAST = 3  # images of a class that can be in every subset
 _FIELDS = 4  # of the files read, images whose cells' sizes are looked for
 _CELL = 256  # px: pictures no larger than that are single cells, cut out
 _OFTEN = 2**14  # 16-bit pixels that stay below this are 12 or 14 bits of a camera
@@ -31,8 +32,8 @@ class Sight:
     read : DataFrame
         One row per file read: ``class``, ``slices``, ``names``, ``bit_depth``, ``brightest``,
         ``height``, ``width``, ``pixel_size_um``, ``objective``, ``day`` and ``lossy``.
-    refused : list of str
-        Why files that were read cannot be used.
+    refused : dict of str to str
+        Why files that were read cannot be used, by their ``source``.
     ready_cells : bool
         Whether each file holds one cell, cut out.
     settings : ImageSettings
@@ -44,7 +45,7 @@ class Sight:
     folder: Path
     listed: pd.DataFrame
     read: pd.DataFrame
-    refused: list[str]
+    refused: dict[str, str]
     ready_cells: bool
     settings: ImageSettings
     sizes: "detection.sizes.Sizes | None"
@@ -57,7 +58,9 @@ class Sight:
         return counts.loc[[*paper.class_order(counts.index)]]
 
 
-def look_at(folder: str | Path, ready_cells: bool | None = None) -> Sight:
+def look_at(
+    folder: str | Path, ready_cells: bool | None = None, class_names: Sequence[str] = ()
+) -> Sight:
     """List a folder of images or cells, read a few files of each class, and look for cells.
 
     Parameters
@@ -66,36 +69,46 @@ def look_at(folder: str | Path, ready_cells: bool | None = None) -> Sight:
         ``<class>/**`` with acquisitions, or with one image per cell.
     ready_cells : bool, optional
         Whether each file holds one cell; by default as the size of the pictures says.
+    class_names : sequence of str
+        Folders to use as classes, see `preparation.list_sources`.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        As `preparation.list_sources`; and if none of the files read can be used.
+        As `preparation.list_sources`; and if none of the files read can be used, or if there are
+        no two classes with a few files each.
     """
     place = from_root(folder)
-    listed = preparation.list_sources(place)
+    listed = preparation.list_sources(place, class_names)
     apart = listed["field"] != ""
     slices = ["files"] if apart.mean() > 0.5 else []
     if slices:
-        listed = preparation.list_sources(place, join=True)
-    rows, refused = [], []
+        listed = preparation.list_sources(place, class_names, join=True)
+    counts = listed.loc[listed["reason"] == "", "class"].value_counts()
+    if (counts >= LEAST).sum() < 2:
+        held = ", ".join(f"{name} ({count})" for name, count in counts.items())
+        raise ValueError(
+            f"Training needs two classes or more with {LEAST} files each, but {shown_path(place)} "
+            f"holds {held}."
+        )
+    rows, refused = [], {}
     for row in _drawn(listed).to_dict("records"):
         try:
             one = preparation.read_acquisition(place / row["source"], slices=slices)
         except AcquisitionError as error:
-            refused.append(str(error))
+            refused[row["source"]] = str(error)
             continue
         rows.append({name: row[name] for name in ("source", "class")} | _facts(one))
     if not rows:
-        raise ValueError(f"None of the {len(refused)} files read can be used. First: {refused[0]}")
+        first = next(iter(refused.values()))
+        raise ValueError(f"None of the {len(refused)} files read can be used. The first: {first}")
     read = pd.DataFrame(rows)
     if ready_cells is None:
         ready_cells = read[["height", "width"]].min(axis=1).median() <= _CELL
     settings = _settings(read, slices, ready_cells)
-    sizes = None
-    if not ready_cells:
-        fields = _composed(place, read, settings)
-        sizes = detection.suggest_sizes(fields) if fields else None
+    fields, also_refused = _composed(place, read, settings, ready_cells)
+    refused |= also_refused
+    sizes = detection.suggest_sizes(fields) if fields and not ready_cells else None
     return Sight(place, listed, read, refused, bool(ready_cells), settings, sizes)
 
 
@@ -132,26 +145,29 @@ def _settings(read: pd.DataFrame, slices: Sequence[str], ready_cells: bool) -> I
         slices = [*slices, "0"]
     elif max(counts) > 4 or (ready_cells and max(counts) > 3):
         slices = [*slices, "0", "1", "2"]
-    depths, brightest = set(read["bit_depth"]), int(read["brightest"].max())
-    if len(depths) > 1:
-        return ImageSettings(slices, to_8_bit="own_depth")
-    if depths == {16} and brightest < _OFTEN:
-        return ImageSettings(slices, bit_depth=12 if brightest < 2**12 else 14)
-    return ImageSettings(slices)
+    depths = set(read["bit_depth"])
+    brightest = (
+        int(read.loc[read["bit_depth"] == 16, "brightest"].max()) if 16 in depths else _OFTEN
+    )
+    bits = None if brightest >= _OFTEN else 12 if brightest < 2**12 else 14
+    return ImageSettings(slices, bits, "bit_depth" if len(depths) == 1 else "own_depth")
 
 
-def _composed(place: Path, read: pd.DataFrame, settings: ImageSettings) -> list[NDArray[np.uint8]]:
-    """Make images of a few of the files read, one of each class first."""
+def _composed(
+    place: Path, read: pd.DataFrame, settings: ImageSettings, ready_cells: bool
+) -> tuple[list[NDArray[np.uint8]], dict[str, str]]:
+    """Make images of the files read; return a few, of each class first, and why others fail."""
     turn = read.groupby("class").cumcount().sort_values(kind="stable").index
-    fields = []
+    fields, refused = [], {}
     for source in read.loc[turn, "source"]:
+        how = {"slices": settings.slices, "bit_depth": settings.bit_depth}
         try:
-            one = preparation.read_acquisition(
-                place / source, slices=settings.slices, bit_depth=settings.bit_depth
-            )
-            fields.append(preparation.compose_rgb(one, to_8_bit=settings.to_8_bit))
-        except AcquisitionError:  # told when the whole folder is prepared
-            continue
-        if len(fields) == _FIELDS:
-            break
-    return fields
+            if ready_cells:
+                detection.read_ready_patch(place / source, 32, to_8_bit=settings.to_8_bit, **how)
+                continue
+            one = preparation.read_acquisition(place / source, **how)
+            field = preparation.compose_rgb(one, to_8_bit=settings.to_8_bit)
+            fields = [*fields, field][:_FIELDS]
+        except AcquisitionError as error:
+            refused[source] = str(error)
+    return fields, refused

@@ -1,23 +1,24 @@
 """The configuration file of a study: a few commented lines, only what differs from the defaults."""
 
+import shlex
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import yaml
 
-from hsc_utils import metrics
+from hsc_utils import manifest, metrics
 from hsc_utils.files import ROOT, atomic_path, from_root, shown_path
-from hsc_utils.new_study.look import Sight
+from hsc_utils.new_study.look import LEAST, Sight
 from hsc_utils.study import Study
 
 # Shares of the split, of which the test subset's decides how well scores are known.
 _OF_TEST = 0.2
 _SMALL = round(metrics.ROUGH_IMAGES / _OF_TEST)  # images of a class, below which folds pay
 _FOLDS = 5
-_LEAST = 3  # images of a class that can be in every subset
 _WIDTH = 100  # characters of a line
-_SIDE = (32, 128)  # px, of patches of ready cells
+_SIDE = (32, 96)  # px, of patches of ready cells
 
 
 def write_config(sight: Sight, study: str | Path, name: str, folder: Path) -> Path:
@@ -51,19 +52,16 @@ def write_config(sight: Sight, study: str | Path, name: str, folder: Path) -> Pa
             f"{shown_path(path)} is there already, and nothing is overwritten: delete it, or give "
             "the study another name."
         )
-    shown = _path(path)
     heading = [
         f"A study of {_path(sight.folder)}. What was seen there:",
         *(f"  {line}" for line in seen(sight)),
         "What these data cannot tell:",
         *(f"  {line}" for line in limits(sight)),
-        "Next:",
-        f"  make run CONFIG={shown}    all notebooks, and the book {_path(root)}/book/index.html",
-        f"  make lab CONFIG={shown}    the notebooks on this study, in JupyterLab",
+        *next_steps(path, root),
         "Only what differs from the notebooks' defaults stands here; to see those:",
         "  python -m hsc_utils.run --list 02_blob_tuning",
     ]
-    lines = [f"# {line}".rstrip() for line in heading]
+    lines = [part for line in heading for part in _commented(line)]
     lines += [f"study: {_value(_path(root))}", ""]
     for section, settings in _sections(sight, name).items():
         lines.append(f"{section}:")
@@ -74,6 +72,28 @@ def write_config(sight: Sight, study: str | Path, name: str, folder: Path) -> Pa
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def next_steps(path: Path, root: Path) -> list[str]:
+    """Say what to do with a configuration file."""
+    shown = shlex.quote(_path(path))
+    return [
+        "Next:",
+        f"  make run CONFIG={shown}",
+        f"    all notebooks, and the book {_path(root)}/book/index.html",
+        f"  make lab CONFIG={shown}",
+        "    the notebooks on this study, in JupyterLab",
+    ]
+
+
+def _commented(line: str) -> list[str]:
+    """Write a line as comments, broken where it is too long; names of folders may hold breaks."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    if line.lstrip().startswith("make "):  # a command is copied as it stands
+        return [f"# {line}"]
+    how = {"break_long_words": False, "break_on_hyphens": False}
+    how |= {"initial_indent": f"# {indent}", "subsequent_indent": f"# {indent}  "}
+    return textwrap.wrap(" ".join(line.split()), _WIDTH, **how)
 
 
 def _entry(setting: str, comment: str) -> list[str]:
@@ -98,15 +118,16 @@ def _value(value: object) -> str:
 def _sections(sight: Sight, name: str) -> dict[str, dict[str, tuple[object, str]]]:
     """Return the settings, each with a comment, by section."""
     counts, read = sight.counts, sight.read
-    several = int(read["slices"].max()) > 1 and len(sight.settings.slices) != 1
+    several = int(read["slices"].max()) > 1 and [*sight.settings.slices] != ["0"]
     models = ["resnet18", *["resnet18-slice0"] * several, "densenet121"]
     shared, folds = {}, {}
-    if counts.min() < _LEAST:
-        few = ", ".join(counts.index[counts < _LEAST])
+    if counts.min() < LEAST:
+        few = ", ".join(counts.index[counts < LEAST])
         shared["small_classes"] = ("train", f"{few}: too few for a test, so only learnt from")
-    if counts[counts >= _LEAST].min() < _SMALL:
+    if counts[counts >= LEAST].min() < _SMALL:
         why = f"every image judged once: a class has fewer than {_SMALL} images"
-        folds["folds"] = (_FOLDS, why)
+        count = min(_FOLDS, int(counts.max()))
+        folds = {"folds": (count, why)} if count >= manifest.MIN_FOLDS else {}
     reading = {}
     if sight.settings.slices:
         reading["slices"] = ([*sight.settings.slices], _why_slices(sight))
@@ -169,7 +190,7 @@ def _of_cells(sight: Sight, name: str, special: dict, folds: dict, models: list[
     why = "; ".join(filter(None, (comment for _, comment in special.values())))
     nothing = {"image_model": (None, "cells came without their images")}
     training = {
-        "input_size": (64 if side <= 64 else 96, "px"),
+        "input_size": (max(64, side), "px"),
         "max_epochs": (20, "the demo's 6 are for a demo"),
         "patience": (8, ""),
     }
@@ -227,7 +248,7 @@ def seen(sight: Sight) -> Iterator[str]:
     given = listed.loc[listed["reason"] == "", "split"]
     if (given != "").any():
         yield f"given subsets: {', '.join(f'{k} ({n})' for k, n in given.value_counts().items())}"
-    yield f"of these {len(read) + len(sight.refused)} were read:"
+    yield f"of these {len({*read['source'], *sight.refused})} were read:"
     yield f"  slices {_listed(read['slices'])}: {_listed(read['names'].replace('', 'no names'))}"
     yield f"  bits {_listed(read['bit_depth'])}, up to {read['brightest'].max()}"
     yield f"  size {_listed(read['height'].astype(str) + ' × ' + read['width'].astype(str))} px"
@@ -236,15 +257,24 @@ def seen(sight: Sight) -> Iterator[str]:
         f"  a pixel is {_listed(size)} µm" if len(size) else "  the size of a pixel is not recorded"
     )
     days = read.loc[read["day"] != "", "day"].nunique()
-    yield f"  {days} day(s) among them" if days else "  the day is not recorded"
+    yield f"  days among the files read: {days}" if days else "  the day is not recorded"
     if read["lossy"].any():
         yield "  JPEG, which loses fine detail: use the originals if you can"
     if sight.sizes is not None:
         yield from (f"  {line}" for line in _cells_seen(sight))
-    refused = listed[listed["reason"] != ""]
-    if len(refused) or sight.refused:
-        why = [*refused["reason"], *sight.refused][0]
-        yield f"{len(refused) + len(sight.refused)} would be refused, the first: {why}"
+    joined = listed["reason"].str.startswith("It is a channel of")
+    if joined.any():
+        yield f"{joined.sum()} more files are channels of these, and are read with them"
+    refused = listed.loc[(listed["reason"] != "") & ~joined, "reason"]
+    if len(refused):
+        yield f"{len(refused)} files would be refused, the first: {refused.iloc[0]}"
+    if sight.refused:
+        first = next(iter(sight.refused.values()))
+        yield f"CAUTION: of the files read {len(sight.refused)} cannot be used, the first: {first}"
+    tried = listed[listed["source"].isin([*sight.refused, *read["source"]])]
+    bad = tried["source"].isin(sight.refused).groupby(tried["class"]).all()
+    for name in bad.index[bad]:
+        yield f"CAUTION: every file read of class {name} cannot be used. Mend them first."
 
 
 def _cells_seen(sight: Sight) -> Iterator[str]:
@@ -269,14 +299,24 @@ def _listed(values: pd.Series) -> str:
 def limits(sight: Sight) -> Iterator[str]:
     """Say what such a study cannot tell, whatever its models score."""
     counts, read = sight.counts, sight.read
+    usable = sight.listed[sight.listed["reason"] == ""]
     tested = (counts * _OF_TEST).round().astype(int)
-    for name, count in counts[counts < _LEAST].items():
+    if (usable["split"] != "").any():
+        in_test = usable.loc[usable["split"] == "test", "class"].value_counts()
+        tested = in_test.reindex(counts.index, fill_value=0)
+    for name, count in counts[counts < LEAST].items():
         yield f"whether {name} is recognised: with {count} it is learnt from, and never judged"
-    few = tested[(counts >= _LEAST) & (tested < metrics.MIN_IMAGES)]
+    few = tested[(counts >= LEAST) & (tested < metrics.MIN_IMAGES)]
     if len(few):
         yield (
             f"how well {', '.join(few.index)} is told on the test subset: fewer than "
             f"{metrics.MIN_IMAGES} images there, so no interval (the folds judge all images)"
+        )
+    rough = tested[(tested >= metrics.MIN_IMAGES) & (tested < metrics.ROUGH_IMAGES)]
+    if len(rough):
+        yield (
+            f"more than roughly how well {', '.join(rough.index)} is told: fewer than "
+            f"{metrics.ROUGH_IMAGES} images in the test subset"
         )
     days = read[read["day"] != ""].groupby("class")["day"].agg(set)
     if days.empty:
@@ -287,6 +327,4 @@ def limits(sight: Sight) -> Iterator[str]:
         not a & b for k, a in enumerate(days) for b in days[k + 1 :]
     ):
         yield "class from day: in the files read no two classes share a day"
-    if len(counts) < 2:
-        yield "anything: there is one class only, and nothing to tell apart"
     yield "whether a model is right for the wrong reason: notebook 07 asks that"

@@ -53,7 +53,7 @@ def test_images_become_a_study_without_faults(tmp_path, monkeypatch):
     assert first["class_names"] == ["A", "B"]
     assert first["simulate_demo"] is False
     assert sections["03_image_level_training"]["folds"] == 5
-    assert f"make run CONFIG={tmp_path / 'mine.yaml'}" in text
+    assert f"make run CONFIG={tmp_path / 'mine.yaml'}\n" in text
     assert "60 images in 2 classes: A (30), B (30)" in text
 
 
@@ -97,7 +97,7 @@ def test_few_files_of_many_are_read(tmp_path, monkeypatch):
 
 
 def test_one_slice_of_twelve_bits_in_sixteen(tmp_path, monkeypatch):
-    for k, name in enumerate("AABB"):
+    for k, name in enumerate("AAABBB"):
         pixels = np.random.default_rng(k).integers(0, 4000, (280, 280)).astype(np.uint16)
         path = tmp_path / "raw" / name / f"{k}.tif"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def test_one_slice_of_twelve_bits_in_sixteen(tmp_path, monkeypatch):
     assert "a guess: no pixel exceeds 39" in text
     assert sections["05_comparison_wang_et_al"]["models"] == ["resnet18", "densenet121"]
     assert faults(tmp_path / "mine.yaml", monkeypatch) == []
-    assert sight.refused == []
+    assert sight.refused == {}
 
 
 def test_channels_in_files_of_their_own_are_joined(tmp_path):
@@ -121,13 +121,15 @@ def test_channels_in_files_of_their_own_are_joined(tmp_path):
             tifffile.imwrite(path, pixels)
     sight, sections, _ = described(tmp_path / "raw", tmp_path)
     assert sections["01_data_preparation"]["slices"] == ["files"]
+    assert "resnet18-slice0" in sections["workflow"]["cell_models"]
+    assert "6 more files are channels of these" in " ".join(new_study.seen(sight))
     assert sight.counts.tolist() == [3, 3]
 
 
 def test_jpeg_days_and_what_they_cannot_tell(tmp_path):
     folder = tree(tmp_path / "jpg", {"A": 4, "B": 4}, suffix="jpg")
     assert "JPEG, which loses fine detail" in " ".join(new_study.seen(new_study.look_at(folder)))
-    for k, name in enumerate("ABAB"):
+    for k, name in enumerate("ABABAB"):
         moment = datetime(2024, 5, 1 + k % 2, 9, k, tzinfo=UTC)
         pixels = np.random.default_rng(k).integers(0, 4000, (3, 280, 280)).astype(np.uint16)
         path = tmp_path / "days" / name / f"{k}.oir"
@@ -152,7 +154,7 @@ def test_the_command_ends_in_sentences(tmp_path, monkeypatch, capsys):
     (tmp_path / "raw" / "A" / "notes.txt").write_text("notes")
     assert command.main([study, "--raw", str(tmp_path / "raw")]) == 0
     said = capsys.readouterr().out
-    assert "1 would be refused, the first: notes.txt" in said
+    assert "1 files would be refused, the first: notes.txt" in said
     assert "What these data cannot tell" in said
     before = (tmp_path / "mine.yaml").read_text()
     assert command.main([study, "--raw", str(tmp_path / "raw")]) == 2
@@ -169,3 +171,53 @@ def test_real_leukocytes(tmp_path, monkeypatch):
     assert sections["02_blob_tuning"]["ready_cells"]["small_classes"] == "train"
     assert sections["04_cell_level_training"]["folds"] == 5
     assert "whether basophil is recognised: with 1" in text
+
+
+def test_what_cannot_work_is_refused_or_said(tmp_path):
+    with pytest.raises(ValueError, match=r"two classes or more with 3 files each.*A \(5\)"):
+        new_study.look_at(tree(tmp_path / "one", {"A": 5}))
+    with pytest.raises(ValueError, match="two classes or more"):
+        new_study.look_at(tree(tmp_path / "tiny", {"A": 5, "B": 2}))
+    few = tree(tmp_path / "few", {"A": 3, "B": 4})
+    assert described(few, tmp_path)[1]["04_cell_level_training"]["folds"] == 4
+    for k in range(4):
+        (few / "B" / f"{k:03d}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes([k]))
+    said = " ".join(new_study.seen(new_study.look_at(few)))
+    assert "every file read of class B cannot be used" in said
+
+
+def test_gray_beside_colour_and_dark_beside_8_bits_are_said(tmp_path):
+    folder = tree(tmp_path / "raw", {"A": 4})
+    for k in range(4):
+        path = folder / "B" / f"{k}.png"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), noise(k)[..., 0])
+    said = " ".join(new_study.seen(new_study.look_at(folder)))
+    assert "CAUTION: of the files read 4 cannot be used" in said
+    assert "It holds 1 slice" in said
+    for k in range(4):
+        dark = np.random.default_rng(k).integers(0, 200, (280, 280, 3)).astype(np.uint16)
+        cv2.imwrite(str(folder / "B" / f"{k}.png"), dark)
+    settings = new_study.look_at(folder).settings
+    assert (settings.to_8_bit, settings.bit_depth) == ("own_depth", 12)
+
+
+def test_names_with_breaks_and_spaces(tmp_path):
+    folder = tree(tmp_path / "raw", {"A\nworkflow: {x: 1}": 4, "B": 4})
+    sight = new_study.look_at(folder)
+    path = new_study.write_config(sight, tmp_path / "my study", "mine", tmp_path)
+    sections = run.read_sections(path)
+    assert "A\nworkflow: {x: 1}" in sections["01_data_preparation"]["class_names"]
+    assert f"make run CONFIG='{tmp_path}/my study.yaml'" in path.read_text()
+    comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert max(len(line) for line in comments if "/" not in line) <= 100
+
+
+def test_classes_below_days_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "CONFIGS", tmp_path)
+    for day in ("2024-05-01", "2024-05-02"):
+        tree(tmp_path / "raw" / day, {"A": 3, "B": 3})
+    arguments = [str(tmp_path / "mine"), "--raw", str(tmp_path / "raw")]
+    assert command.main(arguments) == 2
+    assert "--classes A B" in capsys.readouterr().err
+    assert command.main([*arguments, "--classes", "A", "B"]) == 0
