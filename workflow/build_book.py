@@ -80,7 +80,12 @@ def copy_pages(study: Study, source: Path) -> None:
 
 def write_cards(runs: Sequence[Run], source: Path) -> None:
     """Put the model cards of runs, those that have one, on a page of their own."""
-    cards = [run.card_file.read_text() for run in runs if run.card_file.exists()]
+    # each a level lower: the page has a title of its own
+    cards = [
+        re.sub("^#", "##", run.card_file.read_text(), flags=re.MULTILINE)
+        for run in runs
+        if run.card_file.exists()
+    ]
     if cards:
         page = ["# Model cards", CARDS, *cards]
         (source / "model_cards.md").write_text("\n\n".join(page))

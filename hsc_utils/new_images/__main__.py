@@ -7,6 +7,7 @@
 import argparse
 import signal
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,8 +57,10 @@ def say(predictions: pd.DataFrame, target: Path, confidence: float) -> None:
     _, rejected, differing = new_images.read_tables(target)
     differing, same = new_images.differing_questions(differing)
     if len(differing):
-        print("Before any probability: these images differ from those of training.")
-        print(differing.to_string(index=False))
+        print(f"Before any probability: in what the {len(predictions)} images differ from training")
+        for question, count, first in differing.itertuples(index=False):
+            told = f"{count:6}  {question}" + f" ({first})" * bool(first)
+            print(textwrap.fill(told, 100, subsequent_indent=" " * 10))
     print(same)
     print("\n" + new_images.sentence(predictions, rejected, confidence).replace("**", ""))
     for name in ("predictions.csv", "cells.csv", "rejected.csv", "pictures"):

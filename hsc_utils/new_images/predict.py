@@ -93,6 +93,7 @@ def predict_images(
     known = members[0].passport
     join = "files" in known["preparation"]["slices"]
     sources = preparation.list_new_sources(raw, known["class_names"], join=join)
+    _say_unknown_folders(sources, known["class_names"])
     key = _key(members, confidence)
     usable = sources[sources["reason"] == ""]
     places = {name: target / "records" / f"{name}.json" for name in usable["image_id"]}
@@ -128,6 +129,17 @@ def predict_images(
         simulated=bool(members[0].run.record["simulated"]),
     )
     return predictions
+
+
+def _say_unknown_folders(sources: pd.DataFrame, class_names: Sequence[str]) -> None:
+    """Say whose label is not taken, where others are labelled by their folders."""
+    unknown = sources[(sources["class"] == "") & (sources["reason"] == "")]
+    folders = sorted({Path(source).parts[0] for source in unknown["source"] if "/" in source})
+    if (sources["class"] != "").any() and folders:
+        print(
+            f"Caution: {len(unknown)} images lie in folders that are no class of these models "
+            f"({', '.join(class_names)}), such as {folders[0]}. They are predicted without a label."
+        )
 
 
 def _key(members: Sequence[Member], confidence: float) -> str:
