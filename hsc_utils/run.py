@@ -207,7 +207,7 @@ def check_parameters(
         strict = not all(isinstance(part, str) for part in parts)
         adapter = pydantic.TypeAdapter(expected, config=pydantic.ConfigDict(allow_inf_nan=False))
         try:
-            if value == "":
+            if value == "" != default:
                 raise ValueError("nothing stands there")
             checked[name] = adapter.validate_python(value, strict=strict)
         except ValueError as error:

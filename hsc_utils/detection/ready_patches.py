@@ -276,6 +276,14 @@ def _table(read: pd.DataFrame, image_of_patch: str, **division: object) -> pd.Da
             f"Patches of image {name} lie in more than one subset ({', '.join(where)}). Move them "
             "together, or correct image_of_patch if they are of different images."
         )
+    groups = cells.drop_duplicates(["image_id", "group"])
+    if (mixed := groups["image_id"].duplicated()).any():
+        name = groups.loc[mixed, "image_id"].iloc[0]
+        where = groups.loc[groups["image_id"] == name, "source"].head(3)
+        raise ValueError(
+            f"Patches of image {name} lie in more than one group ({', '.join(where)}). Correct "
+            "group, or image_of_patch if they are of different images."
+        )
     if not cells["split"].all():
         images = manifest.split_images(images, **division)
         cells["split"] = cells["image_id"].map(images.set_index("image_id")["split"])

@@ -379,3 +379,12 @@ def test_classes_shares_and_name_are_as_asked(tmp_path):
     row = cells.set_index("cell_id").loc["a__000", "row"]
     np.testing.assert_array_equal(patch, read_patches(tmp_path / "out", cells)[row])
     assert one.composed
+
+
+def test_an_image_in_two_groups_is_refused(tmp_path):
+    for k in range(40):
+        day = ("monday", "friday")[k % 2]
+        write_patch(tmp_path / f"raw/{'AB'[k // 20]}/{day}/f{k // 2}__0001.png", k, (9, 9))
+    with pytest.raises(ValueError, match=r"image A__f\d+ lie in more than one group .*friday"):
+        import_patches(tmp_path / "raw", tmp_path / "out", 9, group="folder2")
+    assert not (tmp_path / "out/cells.csv").exists()

@@ -346,3 +346,11 @@ def test_parameters_are_listed_with_what_they_mean(name, capsys):
             assert f'"{entry}":' in said
     assert "results/demo" in said
     assert run.main(["04_cell_level_trainin", "--list"]) == 2
+
+
+def test_a_part_of_a_mapping_leaves_the_rest_as_it_is():
+    """Also entries whose default is an empty text, when the mapping is checked a second time."""
+    declared = run.declared_parameters(run.find_notebook("02_blob_tuning"))
+    once = run.check_parameters(declared, {"ready_cells": {"small_classes": "train"}}, "a file")
+    assert once["ready_cells"]["dataset"] == ""
+    assert run.check_parameters(declared, once, "a file") == once
