@@ -152,7 +152,9 @@ def _of_images(sight: Sight, name: str, special: dict, folds: dict, models: list
     found = {}
     if sizes is not None and sizes.side:
         tried = {"smallest": [*sizes.smallest], "largest": [*sizes.largest]}
-        found["sizes"] = (tried, "sigmas in px, as the images suggest; look at the pictures of 02")
+        why = "sigmas in px, as the images suggest; look at the pictures of 02"
+        unclear = "NOT CLEAR in the images looked at: look at the pictures of 02 first"
+        found["sizes"] = (tried, why if sizes.clear else unclear)
         found["side"] = (sizes.side, "px, of a patch")
     else:
         empty = {"smallest": [], "largest": []}
