@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from hsc_utils import drawing
@@ -184,6 +185,8 @@ def size_scan(
     axes.hlines(best["agreement"], best["low"], best["high"], **look)
     axes.set(xscale="log", ylim=(0, 1), xlabel="Sigma of a cell, px (its radius is 1.41 sigma)")
     axes.set_ylabel("Agreement of discs\nand contrast")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(frameon=False, fontsize=8.5, loc="upper right")
     return drawing.finish(figure, note)
