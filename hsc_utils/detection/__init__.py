@@ -28,6 +28,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "rank_methods",
             "run_trials",
             "score_trials",
+            "tuning_sample",
         ],
     },
 )

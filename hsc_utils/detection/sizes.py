@@ -171,31 +171,32 @@ def sizes_to_try(
 ) -> tuple[list[float], list[float]]:
     """Return the sigmas (px) to try: those given, and for an empty list those suggested.
 
-    A ValueError says so where none are given and nothing was seen.
+    A ValueError says so where none are given and the scan is not clear.
     """
-    if not sizes.side and not (smallest and largest):
+    if not sizes.clear and not (smallest and largest):
         raise ValueError(
-            "sizes are to be as the images suggest, but nothing stands out in them. Look at the "
-            "images of notebook 01, search another slice (search), or give the sizes in px."
+            f"sizes are to be as the images suggest, but these do not say. {sizes.warnings[0]} "
+            "Search another slice (search), or give the sizes in px."
         )
     return list(smallest or sizes.smallest), list(largest or sizes.largest)
 
 
-def empty_findings(counts: pd.Series) -> list[str]:
-    """Say which images yield almost nothing where others yield many.
+def empty_findings(counts: pd.Series, seen: Sizes | None = None) -> list[str]:
+    """Say which images yield almost nothing where others, or a clear scan over sizes, yield many.
 
     `counts` is the number of cells by image_id.
     """
-    usual = counts.median()
+    usual = max(counts.median(), seen.cells_per_image if seen and seen.clear else 0)
     few = counts[counts < _FEW * usual]
     if not counts.sum():
         return [f"CAUTION: no cell was found in any of the {len(counts)} images."]
     if usual < 1 or few.empty:
         return []
     named = ", ".join(few.index[:5]) + ", …" * (len(few) > 5)
+    loud = "CAUTION" if len(few) > len(counts) / 2 else "Caution"
     return [
-        f"Caution: {len(few)} of {len(counts)} images hold fewer than a quarter of the usual "
-        f"{usual:.0f} cells: {named}. Look at them before you trust their classes' counts."
+        f"{loud}: {len(few)} of {len(counts)} images hold fewer than a quarter of the {usual:.0f} "
+        f"cells expected: {named}. Look at them before you trust their classes' counts."
     ]
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.spatial import distance
 from tqdm.contrib.concurrent import thread_map
 
-from hsc_utils import metrics
+from hsc_utils import manifest, metrics
 from hsc_utils.detection.blobs import DetectionSettings, check_settings, detect_in, searched
 from hsc_utils.detection.checks import as_array
 from hsc_utils.detection.matching import match_detections, shares
@@ -74,6 +74,39 @@ def make_grid(
         for method, values in thresholds.items()
         for low, high, threshold in itertools.product(min_sigmas, max_sigmas, values)
     ]
+
+
+def tuning_sample(
+    images: pd.DataFrame, count: int, seed: int, truth: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Choose the images to tune on: never of the test subset, whose cells must not decide.
+
+    Parameters
+    ----------
+    images : DataFrame
+        ``images.csv``.
+    count, seed
+        As for `manifest.sample_images`.
+    truth : DataFrame, optional
+        From `read_truth`, where only some images were annotated: only these can be scored, and
+        whatever is found in others would count as wrong.
+
+    Raises
+    ------
+    ValueError
+        If all annotated images are of the test subset.
+    """
+    tunable = images[images["split"] == "train"]
+    if truth is not None:
+        annotated = images[images["image_id"].isin(truth["image_id"])]
+        tunable = annotated[annotated["split"] != "test"]
+        if tunable.empty:
+            raise ValueError(
+                f"The {len(annotated)} images with true centres are all of the test subset, whose "
+                "cells must not decide how cells are found. Annotate images for training "
+                "(column split of images.csv), or leave truth_csv out."
+            )
+    return manifest.sample_images(tunable if len(tunable) else images, count, seed)
 
 
 def run_trials(
