@@ -288,4 +288,6 @@ def _table(read: pd.DataFrame, image_of_patch: str, **division: object) -> pd.Da
         images = manifest.split_images(images, **division)
         cells["split"] = cells["image_id"].map(images.set_index("image_id")["split"])
     cells = cells.assign(y=np.nan, x=np.nan, sigma=np.nan, touches=False)
-    return cells[list(manifest.CELL_COLUMNS)].astype({"simulated": bool}).reset_index(drop=True)
+    return (
+        cells[[*manifest.CELL_COLUMNS, "sha256"]].astype({"simulated": bool}).reset_index(drop=True)
+    )

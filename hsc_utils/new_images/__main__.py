@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     help_confidence = "a class is called from this probability on (default 0.8)"
     parser.add_argument("--confidence", type=float, default=0.8, help=help_confidence)
     options = parser.parse_args(arguments)
-    target = from_root(options.to or default_target(options.runs[0], options.folder))
     try:
+        target = from_root(options.to or default_target(options.runs[0], options.folder))
         predictions = new_images.predict_images(
             options.runs, options.folder, target, confidence=options.confidence
         )
@@ -48,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def default_target(run: str, folder: str) -> Path:
     """Return the folder in a run's study that is named after the folder predicted."""
-    study = Run(run).directory.parents[3]  # of <study>/runs/<level>/<model>/seed<k>
+    above = Run(run).directory.parents
+    if len(above) < 4 or above[2].name != "runs":
+        raise ValueError(f"{shown_path(run)} lies in no study: say with --to where results go.")
+    study = above[3]  # of <study>/runs/<level>/<model>/seed<k>
     return study / "new_images" / from_root(folder).name
 
 

@@ -42,7 +42,10 @@ def load_members(runs: Sequence[str | Path]) -> list[Member]:
     if not runs:
         raise ValueError("runs: name at least one run directory.")
     members = []
-    for run in map(passport.run_at, runs):
+    named = sorted({str(run.directory): run for run in map(passport.run_at, runs)}.items())
+    if len(named) < len(runs):
+        raise ValueError("runs: the same run is named twice, and would count twice.")
+    for _, run in named:
         known = passport.read_passport(run)
         features = passport.read_features(run)
         if features is None:
@@ -64,23 +67,56 @@ def load_members(runs: Sequence[str | Path]) -> list[Member]:
     return members
 
 
-def speak(looked: pd.DataFrame, members: Sequence[Member]) -> list[dict]:
-    """Let the models speak of some images: probabilities, and distances, of images and cells."""
+def own_predictions(members: Sequence[Member], split: str) -> pd.DataFrame:
+    """Predict the study's own images of a subset in the way that new images are predicted.
+
+    One row per image that any of the runs predicted: ``image_id``, ``class``, ``group``, ``split``
+    and ``p_…``, calibrated and averaged over runs and levels, but not calibrated together yet.
+    """
+    names = members[0].passport["class_names"]
+    columns, levels, labels = [f"p_{name}" for name in names], {}, []
+    for member in members:
+        known, predictions = member.passport, member.run.predictions
+        chosen = predictions[predictions["split"] == split]
+        votes = passport.votes_of(chosen, names, known["temperature"]).set_index("image_id")
+        votes[columns] = metrics.tempered(votes[columns].to_numpy(), known["vote_temperature"])
+        labels.append(votes[["class", "group", "split"]])
+        levels.setdefault(known["level"], []).append(votes[columns])
+    images = pd.concat(labels)
+    images = images[~images.index.duplicated()].sort_index()
+    means = [np.mean([t.reindex(images.index) for t in level], axis=0) for level in levels.values()]
+    together = pd.DataFrame(together_of(means), images.index, columns)
+    return images.join(together).rename_axis("image_id").reset_index()
+
+
+def common_temperature(members: Sequence[Member]) -> float:
+    """Fit the temperature of several runs' average, which is too timid, on validation images."""
+    if len(members) == 1:
+        return 1.0
+    images = own_predictions(members, "validation")
+    return passport.fitted_temperature(images, members[0].passport["class_names"])
+
+
+def speak(looked: pd.DataFrame, members: Sequence[Member], temperature: float) -> list[dict]:
+    """Let the models speak of some images: probabilities, and distances, of images and cells.
+
+    `temperature` is that of their average, see `common_temperature`.
+    """
     names = members[0].passport["class_names"]
     counts = [len(found) for found in looked["found"]]
     of_image = np.repeat(np.arange(len(looked)), counts)
     votes, cell_probabilities, far = [], [], []
     fields, field_far = [], []
     for member in members:
-        temperature = member.passport["temperature"]
+        own = member.passport["temperature"]
         if member.passport["level"] == "image":
             arrays = np.stack([whole[member.config.input_size] for whole in looked["whole"]])
-            honest, distance = _outputs(member, arrays, temperature)
+            honest, distance = _outputs(member, arrays, own)
             fields.append(honest)
             field_far.append(distance)
         elif len(of_image):
             patches = np.concatenate([p for p in looked["patches"] if len(p)])
-            honest, distance = _outputs(member, patches, temperature)
+            honest, distance = _outputs(member, patches, own)
             cell_probabilities.append(honest)
             far.append(distance)
             table = pd.DataFrame(honest).groupby(of_image).mean()
@@ -88,6 +124,7 @@ def speak(looked: pd.DataFrame, members: Sequence[Member]) -> list[dict]:
             votes.append(pd.DataFrame(voted, table.index).reindex(range(len(looked))).to_numpy())
     levels = [np.mean(level, axis=0) for level in (votes, fields) if level]
     together = together_of(levels) if levels else np.full((len(looked), len(names)), np.nan)
+    together = metrics.tempered(together, temperature)
     cells = np.mean(cell_probabilities, axis=0) if cell_probabilities else np.empty((0, len(names)))
     distance = np.mean(far, axis=0) if far else np.empty(0)
     spoken = []

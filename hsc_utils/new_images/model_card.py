@@ -425,7 +425,14 @@ def _calibration(record: _Record) -> str:
         rows.append((name, subset or told["judged_on"], *when))
     table = _table(pd.DataFrame(rows, columns=["error", "subset", "before", "after"]))
     chance = "{:.3f} to {:.3f}".format(*told["ece_if_calibrated"])
-    return f"{text}\n\n{table}\n\nOf the last, calibrated probabilities would show {chance} here."
+    text = f"{text}\n\n{table}\n\nOf the last, calibrated probabilities would show {chance} here."
+    votes = record.passport.get("vote_temperature")
+    if record.run.level == "cell" and votes:
+        text += (
+            f"\n\nThe mean over an image's cells, which is too timid, is divided by {votes:.2f} "
+            "before an image is judged (fitted on the votes of the validation images)."
+        )
+    return text
 
 
 def _audit(record: _Record) -> str:

@@ -47,17 +47,16 @@ def write_passport(
         cells`` where the samples came cut out), ``preparation``, ``detection``, ``side`` and
         ``border`` (None where no cells are cut), ``temperature`` and ``vote_temperature``,
         ``training_images`` (see `differences.summary_of`), ``seen`` (the first digits of the
-        SHA-256 of every file of the study, by subset), and ``unlike``: how often a sample lies
-        beyond the threshold, by set of samples.
+        SHA-256 of every file of the study, by subset), ``days`` of the training images, and
+        ``unlike``: how often a sample lies beyond the threshold, by set of samples.
     """
     level = run.level
     samples = run.predictions.merge(_rows(table, level), on="id", validate="one_to_one")
     found = _familiar(run, samples, arrays)
-    learnt = table[table["split"] == "train"]
     if (paths.prepared / "images.csv").exists():
         passport = _of_images(paths, cut=level == "cell")
     else:
-        passport = _of_ready_cells(paths, learnt, arrays)
+        passport = _of_ready_cells(paths, table, arrays)
     shares = {
         name: round(float((values > 1).float().mean()), 4)
         for name, values in familiar.distances_by_set(found).items()
@@ -149,15 +148,17 @@ def _of_images(paths: Study, cut: bool) -> dict:
         counts = manifest.read_cells(paths.cells)["image_id"].value_counts()
         pixels = learnt["height"] * learnt["width"] / 1e6
         facts["density"] = learnt["image_id"].map(counts).fillna(0) / pixels
-    seen = images["sha256"].str[:HEX].groupby(images["split"]).agg(list).to_dict()
+    days = learnt["acquired_at"].str[:10]
     return passport | {
         "training_images": differences.summary_of(facts, learnt["class"]),
-        "seen": seen,
+        "seen": _seen(images),
+        "days": sorted(set(days[days != ""])),
     }
 
 
-def _of_ready_cells(paths: Study, learnt: pd.DataFrame, arrays: NDArray[np.uint8]) -> dict:
+def _of_ready_cells(paths: Study, cells: pd.DataFrame, arrays: NDArray[np.uint8]) -> dict:
     """Say how ready cells were read, and what those for training were like."""
+    learnt = cells[cells["split"] == "train"]
     how = json.loads((paths.cells / "provenance.json").read_text())["parameters"]
     chosen = learnt.sample(min(len(learnt), _SHARPNESS_OF * 10), random_state=0)
     patches = arrays[chosen["row"].sort_values().to_numpy()]
@@ -170,8 +171,14 @@ def _of_ready_cells(paths: Study, learnt: pd.DataFrame, arrays: NDArray[np.uint8
         "side": how["side"],
         "border": None,
         "training_images": differences.summary_of(differences.facts_of(facts), chosen["class"]),
-        "seen": {},
+        "seen": _seen(cells) if "sha256" in cells else {},
+        "days": [],
     }
+
+
+def _seen(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the first digits of the SHA-256 of every file, by subset."""
+    return table["sha256"].str[:HEX].groupby(table["split"]).agg(list).to_dict()
 
 
 def picture_facts(rgb: NDArray[np.uint8]) -> dict[str, float]:
@@ -186,9 +193,15 @@ def _vote_temperature(run: Run) -> float:
         return 1.0
     names = list(run.config.class_names)
     votes = votes_of(run.predictions, names, run.calibration["temperature"])
-    votes = votes[votes["split"] == "validation"]
-    truth = pd.Index(names).get_indexer(votes["class"])
-    return metrics.fit_temperature(truth, metrics.probability_matrix(votes, names))
+    return fitted_temperature(votes[votes["split"] == "validation"], names)
+
+
+def fitted_temperature(images: pd.DataFrame, class_names: list[str]) -> float:
+    """Fit a temperature to images; 1 where they are too few, or of one class, as in training."""
+    if len(images) < metrics.ROUGH_IMAGES or images["class"].nunique() < 2:
+        return 1.0
+    truth = pd.Index(class_names).get_indexer(images["class"])
+    return metrics.fit_temperature(truth, metrics.probability_matrix(images, class_names))
 
 
 def votes_of(predictions: pd.DataFrame, class_names: list[str], temperature: float) -> pd.DataFrame:

@@ -7,6 +7,7 @@ today's.
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,15 +25,22 @@ from tqdm.auto import tqdm
 from hsc_utils import detection, drawing, files, preparation, provenance, training
 from hsc_utils.files import from_root, shown_path
 from hsc_utils.new_images import differences, passport
-from hsc_utils.new_images.members import Member, load_members, speak
+from hsc_utils.new_images.members import Member, common_temperature, load_members, speak
 from hsc_utils.new_images.tables import write_tables
 
 _AT_ONCE = 64  # images converted, then predicted
 _PICTURE_SIDE = 900  # px, of the longer side of a picture
-_ROOMS = ("predict", "members", "familiar", "passport")
+_UNSURE = 0.5  # probability below which a cell is ringed in grey
+# What decides a record beside the models and the file.
+_ROOMS = (
+    *(f"new_images.{room}" for room in ("predict", "members", "familiar", "differences")),
+    *(f"preparation.{room}" for room in ("formats", "acquisition", "conversion")),
+    *(f"detection.{room}" for room in ("contrast", "blobs", "fast_log", "cells")),
+    *(f"training.{room}" for room in ("batches", "features", "fit", "models")),
+)
 # What a record tells of an image beside its cells.
 _FACTS = ("slices", "channel_names", "bit_depth", "objective", "simulated", "pixel_size_um")
-_FACTS += ("height", "width", "sha256", "mean_r", "mean_g", "mean_b")
+_FACTS += ("height", "width", "sha256", "acquired_at", "mean_r", "mean_g", "mean_b", "sharpness")
 
 
 def predict_images(
@@ -48,7 +56,7 @@ def predict_images(
 
     Images are made, and cells found and cut out, with the settings that the runs were trained
     with. Probabilities are calibrated, averaged over an image's cells (and calibrated again as
-    such votes), over runs of one level, and then over levels.
+    such votes), over runs of one level, and then over levels (and calibrated once more).
 
     Parameters
     ----------
@@ -84,6 +92,7 @@ def predict_images(
     if not 0 <= confidence <= 1:
         raise ValueError(f"confidence: {confidence} is not from 0 to 1.")
     members = load_members(runs)
+    temperature = common_temperature(members)
     raw, target = from_root(folder), from_root(target)
     if target.resolve().is_relative_to(raw.resolve()):
         raise ValueError(
@@ -94,7 +103,8 @@ def predict_images(
     join = "files" in known["preparation"]["slices"]
     sources = preparation.list_new_sources(raw, known["class_names"], join=join)
     _say_unknown_folders(sources, known["class_names"])
-    key = _key(members, confidence)
+    _claim(target, raw)
+    key = _key(members)
     usable = sources[sources["reason"] == ""]
     places = {name: target / "records" / f"{name}.json" for name in usable["image_id"]}
     named = zip(usable["source"], places.values(), strict=True)
@@ -105,10 +115,8 @@ def predict_images(
     for start in range(0, len(waiting), _AT_ONCE):
         part = waiting.iloc[start : start + _AT_ONCE]
         looked, reasons = look_at(part, raw, target / ".work", members, workers, time_limit_s)
-        records = dict(_records(looked, raw, target / "pictures", members, confidence))
-        for name, reason in reasons.items():
-            source = raw / part.set_index("image_id").loc[name, "source"]
-            records[name] = {"states": {source.name: _state(source)}, "reason": reason}
+        records = dict(_records(looked, raw, target / "pictures", members, temperature))
+        records |= {name: {"states": {}, "reason": reason} for name, reason in reasons.items()}
         for name, record in records.items():
             files.write_json(places[name], {"key": key, **record})
         bar.update(len(part))
@@ -120,13 +128,18 @@ def predict_images(
     predictions = write_tables(sources, records, target, members, confidence)
     provenance.write_provenance(
         target,
-        parameters={"runs": [str(m.run) for m in members], "confidence": confidence},
+        parameters={
+            "runs": [str(m.run) for m in members],
+            "confidence": confidence,
+            "common_temperature": temperature,
+        },
         inputs=[member.run.weights_file for member in members],
         seconds=time.perf_counter() - started,
         folder=shown_path(raw),
         images_predicted_now=len(waiting),
         key=key,
-        simulated=bool(members[0].run.record["simulated"]),
+        simulated=any(_is_simulated(record) for record in records.values()),
+        models_of_simulated_images=bool(members[0].run.record["simulated"]),
     )
     return predictions
 
@@ -142,11 +155,36 @@ def _say_unknown_folders(sources: pd.DataFrame, class_names: Sequence[str]) -> N
         )
 
 
-def _key(members: Sequence[Member], confidence: float) -> str:
+def _is_simulated(record: Mapping) -> bool:
+    return record.get("facts", {}).get("simulated") is True
+
+
+def _claim(target: Path, raw: Path) -> None:
+    """Mark a folder as that of these predictions; refuse another folder's, and anybody else's."""
+    mark, place = target / "source.json", hashlib.sha256(os.fsencode(raw.resolve())).hexdigest()
+    if mark.exists():
+        try:
+            stored = json.loads(mark.read_text()).get("sha256_of_path")
+        except (ValueError, AttributeError):
+            stored = place  # damaged, and written anew
+        if stored != place:
+            raise ValueError(
+                f"{shown_path(target)} holds the predictions of another folder. Give these images "
+                "a folder of their own (--to, or the parameter name), or delete that one."
+            )
+    elif foreign := [n for n in ("predictions.csv", "records") if (target / n).exists()]:
+        raise ValueError(
+            f"{shown_path(target / foreign[0])} was not written here and would be lost. Choose "
+            "another folder."
+        )
+    files.write_json(mark, {"folder": shown_path(raw), "sha256_of_path": place})
+
+
+def _key(members: Sequence[Member]) -> str:
     """Identify what decides a record beside its file."""
-    weights = [files.file_sha256(member.run.weights_file) for member in members]
-    decisive = [weights, [member.passport for member in members], confidence]
-    decisive.append(provenance.code_digest(*(f"new_images.{room}" for room in _ROOMS)))
+    of_models = [(m.run.weights_file, m.run.features_file) for m in members]
+    decisive = [files.file_sha256(file) for pair in of_models for file in pair]
+    decisive += [[member.passport for member in members], provenance.code_digest(*_ROOMS)]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
 
 
@@ -159,11 +197,17 @@ def _state(path: Path) -> list[int] | None:
 
 
 def _is_done(source: Path, place: Path, key: str) -> bool:
-    """Tell whether a record is there, whole, and of this file, these models and this code."""
+    """Tell whether a record is there, whole, and of this file, these models and this code.
+
+    What was refused is tried again: a part may have been copied since, or a disk have been busy.
+    """
     try:
         record = dict(json.loads(place.read_text()))
         states = record["states"].items()
-        return record["key"] == key and all(_state(source.parent / n) == s for n, s in states)
+        same = all(_state(source.parent / name) == state for name, state in states)
+        picture = place.parents[1] / "pictures" / f"{place.stem}.jpg"
+        shown = picture.exists() or not record.get("pictured")
+        return record["key"] == key and same and shown and not record["reason"]
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return False
 
@@ -174,6 +218,8 @@ def _tidy(target: Path, known: set[str]) -> None:
         if path.stem not in known:
             path.unlink()
             (target / "pictures" / f"{path.stem}.jpg").unlink(missing_ok=True)
+    for name in ("predictions.csv", "cells.csv", "differences.csv"):  # until they are made anew
+        (target / name).unlink(missing_ok=True)
 
 
 def _convert_and_look(
@@ -249,30 +295,30 @@ def _shrunk(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _records(
-    looked: pd.DataFrame, raw: Path, pictures: Path, members: Sequence[Member], confidence: float
+    looked: pd.DataFrame, raw: Path, pictures: Path, members: Sequence[Member], temperature: float
 ) -> Iterator[tuple[str, dict]]:
     """Let the models speak of images; give a record of each, and draw its picture."""
     if looked.empty:
         return
-    for row, said in zip(looked.to_dict("records"), speak(looked, members), strict=True):
+    spoken = speak(looked, members, temperature)
+    for row, said in zip(looked.to_dict("records"), spoken, strict=True):
         names = [Path(row["source"]).name, *row["beside"]]
         states = {name: _state((raw / row["source"]).with_name(name)) for name in names}
-        facts = {name: row[name] for name in (*_FACTS, "sharpness") if name in row}
+        facts = {name: row[name] for name in _FACTS if name in row}
         if "small" in row:
-            _draw(row, said["cells"], pictures / f"{row['image_id']}.jpg", members, confidence)
-        yield row["image_id"], {"states": states, "reason": "", "facts": facts, **said}
+            _draw(row, said["cells"], pictures / f"{row['image_id']}.jpg", members)
+        record = {"states": states, "reason": "", "pictured": "small" in row, "facts": facts}
+        yield row["image_id"], record | said
 
 
-def _draw(
-    row: Mapping, cells: Sequence, place: Path, members: Sequence[Member], confidence: float
-) -> None:
+def _draw(row: Mapping, cells: Sequence, place: Path, members: Sequence[Member]) -> None:
     """Save a picture of the field, each cell ringed in the colour of its class."""
     names = members[0].passport["class_names"]
     colours, picture = drawing.class_colours(names), row["small"].copy()
     scale = max(picture.shape[:2]) / max(row["height"], row["width"])
     for y, x, sigma, *probabilities, distance in cells:
         best = int(np.argmax(probabilities))
-        colour = colours[names[best]] if probabilities[best] >= confidence else "#999999"
+        colour = colours[names[best]] if probabilities[best] >= _UNSURE else "#999999"
         rgb = tuple(int(colour[k : k + 2], 16) for k in (1, 3, 5))
         centre = round(x * scale), round(y * scale)
         axes = (round(np.sqrt(2) * sigma * scale) + 2,) * 2

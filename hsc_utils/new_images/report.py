@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from hsc_utils import detection, metrics, preparation
 from hsc_utils.files import from_root
 from hsc_utils.new_images import familiar, passport
-from hsc_utils.new_images.members import Member, together_of
+from hsc_utils.new_images.members import Member, common_temperature, own_predictions
 from hsc_utils.new_images.tables import UNDECIDED
 
 _CONFIDENCES = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -36,23 +36,14 @@ def internal_predictions(members: Sequence[Member]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per image of the test subset (or of validation where there is none) that every run
-        predicted: ``image_id``, ``class``, ``group`` and ``p_…``, calibrated and averaged.
+        One row per image of the test subset (or of validation where there is none): ``image_id``,
+        ``class``, ``group``, ``split`` and ``p_…``, calibrated and averaged.
     """
     names = members[0].passport["class_names"]
-    columns, levels, tables = [f"p_{name}" for name in names], {}, []
-    for member in members:
-        known, predictions = member.passport, member.run.predictions
-        judged = predictions[predictions["split"] == member.run.judged_on]
-        votes = passport.votes_of(judged, names, known["temperature"]).set_index("image_id")
-        honest = metrics.tempered(votes[columns].to_numpy(), known["vote_temperature"])
-        votes[columns] = honest
-        tables.append(votes[["class", "group"]])
-        levels.setdefault(known["level"], []).append(votes[columns])
-    shared = sorted(set.intersection(*(set(table.index) for table in tables)))
-    means = [np.mean([t.loc[shared] for t in level], axis=0) for level in levels.values()]
-    together = pd.DataFrame(together_of(means), shared, columns)
-    return tables[0].loc[shared].join(together).rename_axis("image_id").reset_index()
+    columns = [f"p_{name}" for name in names]
+    images = own_predictions(members, members[0].run.judged_on)
+    images[columns] = metrics.tempered(images[columns].to_numpy(), common_temperature(members))
+    return images
 
 
 def coverage(internal: pd.DataFrame, class_names: Sequence[str], confidence: float) -> pd.DataFrame:
@@ -98,7 +89,7 @@ def scores_side_by_side(
     ----------
     predictions : DataFrame
         ``predictions.csv``; rows without a label or without probabilities are left out, and so
-        are files of the study itself.
+        are files of the study itself, and copies.
     internal : DataFrame
         From `internal_predictions`.
     class_names : sequence of str
@@ -108,24 +99,25 @@ def scores_side_by_side(
     -------
     DataFrame
         One row per score, by name: ``the study's test images`` and ``these new images`` with 95 %
-        intervals in words, and a last row of counts. Empty if no new image is labelled.
+        intervals in words, counts, and for whom the intervals speak. Empty if no new image is
+        labelled.
     """
     columns = [f"p_{name}" for name in class_names]
-    of_study = predictions["warnings"].str.contains("a file of the study", regex=False)
-    labelled = predictions[predictions["class"].isin(class_names) & ~of_study].dropna(
-        subset=columns
-    )
-    if labelled.empty:
+    labelled = predictions[predictions["class"].isin(class_names)]
+    labelled = labelled[labelled["known_file"] == ""]
+    if labelled[columns].dropna().empty:
         return pd.DataFrame()
-    sets = {"the study's test images": internal, "these new images": labelled.assign(group="")}
+    sets = {"the study's test images": internal, "these new images": labelled}
     told = {}
-    for name, table in sets.items():
+    for name, images in sets.items():
+        table = images.dropna(subset=columns)
         arguments = table["class"], metrics.probability_matrix(table, class_names), class_names
         scores = metrics.score(*arguments)
         intervals = metrics.intervals(*arguments, table["image_id"], table["group"])
         told[name] = {
             words: _in_words(scores[key], intervals[key]) for key, words in _SCORE_NAMES.items()
-        } | {"images": str(len(table))}
+        } | {"images": str(len(table)), "without a prediction": str(len(images) - len(table))}
+        told[name]["for whom"] = metrics.caution(table["class"], table["image_id"], table["group"])
     return pd.DataFrame(told).rename_axis("score")
 
 
@@ -185,11 +177,8 @@ def distances_by_set(member: Member, cells: pd.DataFrame) -> dict[str, NDArray[n
 
 def field_picture(known: Mapping, folder: str | Path, source: str) -> NDArray[np.uint8]:
     """Make the image of one new acquisition again, as the models saw it: RGB (Y, X, 3)."""
-    how = passport.picture_settings(known)
-    one = preparation.read_acquisition(
-        from_root(folder) / source, slices=how.slices, bit_depth=how.bit_depth
-    )
-    return preparation.compose_rgb(one, to_8_bit=how.to_8_bit, limits=how.limits)
+    place = from_root(folder) / source
+    return preparation.read_image(place, passport.picture_settings(known))[0]
 
 
 def cell_pictures(
@@ -217,13 +206,14 @@ def sentence(predictions: pd.DataFrame, rejected: pd.DataFrame, confidence: floa
     count, undecided = len(predictions), int((predictions["called"] == UNDECIDED).sum())
     calls = predictions["called"].value_counts().drop(UNDECIDED, errors="ignore")
     listed = ", ".join(f"{number} × {name}" for name, number in calls.items()) or "none"
-    warned = int((predictions["warnings"] != "").sum())
+    warned = int((predictions["differences"] > 0).sum())
     text = (
         f"Of {count + len(rejected)} files, {count} could be read. At a probability of "
         f"{confidence:.0%} or more a class is called for {count - undecided} ({listed}); "
         f"{undecided} stay undecided. "
     )
     labelled = predictions[(predictions["class"] != "") & (predictions["called"] != UNDECIDED)]
+    labelled = labelled[labelled["known_file"] == ""]
     if len(labelled):
         right = int((labelled["called"] == labelled["class"]).sum())
         text += f"Of those called whose class is known, {right} of {len(labelled)} are right. "

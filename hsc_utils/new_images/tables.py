@@ -12,6 +12,9 @@ from hsc_utils.new_images import differences, passport
 from hsc_utils.new_images.members import Member
 
 UNDECIDED = "undecided"
+# Questions about a file rather than its picture, and those that do not tell it from training's.
+_KNOWN = ["files of the study", "files that are copies"]
+_CAUTIONS = ["days of the study", "cells"]
 # Shares of an image's cells unlike those of training: worth a warning; too many to call a class.
 _SOME, _MOST = 0.25, 0.5
 
@@ -30,6 +33,8 @@ def write_tables(
     images = sources.loc[sources["reason"] == "", ["image_id", "source", "class"]]
     images = images.reset_index(drop=True)
     files.write_csv(target / "rejected.csv", rejected)
+    for image_id in sources.loc[sources["reason"] != "", "image_id"]:  # read before, and not now
+        (target / "pictures" / f"{image_id}.jpg").unlink(missing_ok=True)
     if images.empty:
         raise ValueError(
             f"None of the {len(sources)} files could be used. The first: "
@@ -41,7 +46,9 @@ def write_tables(
     predictions = _predictions(images, chosen, cells, members, confidence)
     told = _differences(predictions, chosen, members)
     sentences = ["; ".join(filter(None, row)) for row in told.to_numpy()]
-    predictions = predictions.assign(warnings=sentences)
+    known = told[_KNOWN].agg("".join, axis=1)
+    differ = (told.drop(columns=[*_KNOWN, *_CAUTIONS], errors="ignore") != "").sum(axis=1)
+    predictions = predictions.assign(known_file=known, differences=differ, warnings=sentences)
     files.write_csv(target / "differences.csv", differences.overview(told))
     files.write_csv(target / "cells.csv", cells)
     files.write_csv(target / "predictions.csv", predictions)
@@ -54,14 +61,12 @@ def _cells_table(
     """Return one row per cell of all images."""
     probable = [f"p_{name}" for name in names]
     columns = ["image_id", "y", "x", "sigma", *probable, "distance"]
-    rows = [
-        (image_id, *cell)
-        for image_id, record in zip(image_ids, records, strict=True)
-        for cell in record["cells"]
-    ]
-    cells = pd.DataFrame(rows, columns=columns)
-    numbers = cells.groupby("image_id").cumcount().map("{:04d}".format)
-    cells.insert(0, "cell_id", cells["image_id"] + "__" + numbers)
+    numbers = [np.array(r["cells"], float).reshape(-1, len(columns) - 1) for r in records]
+    counts = [len(of_image) for of_image in numbers]
+    cells = pd.DataFrame(np.concatenate(numbers), columns=columns[1:])
+    cells.insert(0, "image_id", np.repeat(image_ids.to_numpy(object), counts))
+    places = cells.groupby("image_id").cumcount().map("{:04d}".format)
+    cells.insert(0, "cell_id", cells["image_id"] + "__" + places)
     matrix = cells[probable].to_numpy(float)
     best = matrix.argmax(axis=1) if len(cells) else []
     cells["predicted"] = [names[k] for k in best]
@@ -94,9 +99,18 @@ def _predictions(
     table["unlike"] = of_image["unlike"].mean().reindex(table.index).fillna(far.astype(float))
     surely = spoke & (table["confidence"] >= confidence) & ~(table["unlike"] > _MOST)
     table["called"] = table["predicted"].where(surely, UNDECIDED)
+    acquired = [record["facts"].get("acquired_at", "")[:10] for record in records]
+    table["group"] = acquired
     table["cells"] = of_image.size().reindex(table.index, fill_value=0) if of_cells else pd.NA
     table["agreement"] = of_image["same"].mean()
-    order = [*images, *(f"p_{name}" for name in names), "predicted", "confidence", "called"]
+    order = [
+        *images,
+        "group",
+        *(f"p_{name}" for name in names),
+        "predicted",
+        "confidence",
+        "called",
+    ]
     order += ["cells", "agreement", "unlike"]
     return table.reset_index()[order].round({"agreement": 4, "unlike": 4})
 
@@ -118,11 +132,14 @@ def _differences(
     told = differences.differences_of(differences.facts_of(facts), known["training_images"])
     earlier = {sha: split for split, shas in known["seen"].items() for sha in shas}
     subset = facts["sha256"].str[: passport.HEX].map(earlier).astype(object)
-    if earlier:  # the files of ready cells are not known
-        told["files of the study"] = ("a file of the study, in its subset " + subset).fillna("")
+    told["files of the study"] = ("a file of the study, in its subset " + subset).fillna("")
     first = predictions["source"].groupby(facts["sha256"]).transform("first")
     again = facts["sha256"].duplicated()
     told["files that are copies"] = ("a copy of " + first).where(again, "")
+    days = facts.get("acquired_at", pd.Series("", facts.index)).str[:10]
+    told["days of the study"] = ("taken on a day of training, " + days).where(
+        days.isin(known["days"]), ""
+    )
     if of_cells:
         told["cells"] = np.where(predictions["cells"] == 0, "no cell was found", "")
         told["cells unlike any of training"] = [

@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "ImageSettings",
             "compose_rgb",
             "read_acquisition",
+            "read_image",
             "read_picture",
         ],
         "conversion": ["convert"],

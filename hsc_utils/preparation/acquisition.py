@@ -189,6 +189,29 @@ def compose_rgb(
     return cv2.merge([*slices, *[black] * (3 - len(slices))])
 
 
+def read_image(path: str | Path, settings: ImageSettings) -> tuple[NDArray[np.uint8], Acquisition]:
+    """Read one acquisition and make its image as step 01 does: RGB (Y, X, 3), and the acquisition.
+
+    Raises
+    ------
+    AcquisitionError
+        If it cannot be read, composed, or resized.
+    """
+    path = Path(path)
+    one = read_acquisition(path, slices=settings.slices, bit_depth=settings.bit_depth)
+    with file_named(path):
+        rgb = compose_rgb(one, to_8_bit=settings.to_8_bit, limits=settings.limits)
+        height, width = rgb.shape[:2]
+        if settings.size and (height, width) != (settings.size, settings.size):
+            if height != width:
+                raise AcquisitionError(
+                    f"It is {height} × {width} pixels, not square, so it cannot be resized to "
+                    f"{settings.size}. Set size to None to keep images as they are."
+                )
+            rgb = cv2.resize(rgb, (settings.size, settings.size), interpolation=cv2.INTER_AREA)
+    return rgb, one
+
+
 def fourth_slice_contrast(acquisition: Acquisition) -> float:
     """Return the contrast of a dropped fourth slice as a share of the best kept one's, or NaN."""
     if len(acquisition.slices) != 4 or acquisition.selected:

@@ -28,12 +28,11 @@ from hsc_utils import manifest
 from hsc_utils.files import atomic_path, file_sha256, full_disk_explained, no_bar, write_json
 from hsc_utils.preparation.acquisition import (
     ImageSettings,
-    compose_rgb,
     fourth_slice_contrast,
-    read_acquisition,
+    read_image,
 )
 from hsc_utils.preparation.duplicates import look
-from hsc_utils.preparation.formats import AcquisitionError, file_named, other_files
+from hsc_utils.preparation.formats import AcquisitionError, other_files
 from hsc_utils.provenance import code_digest
 
 # What decides an image and its record.
@@ -196,19 +195,9 @@ def _convert_file(job: _Job) -> None:
 
 
 def _image_and_record(job: _Job, beside: Sequence[str]) -> tuple[NDArray, dict]:
-    how = job.settings
-    acquisition = read_acquisition(job.raw, slices=how.slices, bit_depth=how.bit_depth)
-    with file_named(job.raw):
-        rgb = compose_rgb(acquisition, to_8_bit=how.to_8_bit, limits=how.limits)
-        (height, width), side = rgb.shape[:2], acquisition.pixel_size_um
-        if how.size and (height, width) != (how.size, how.size):
-            if height != width:
-                raise AcquisitionError(
-                    f"It is {height} × {width} pixels, not square, so it cannot be resized to "
-                    f"{how.size}. Set size to None to keep images as they are."
-                )
-            rgb = cv2.resize(rgb, (how.size, how.size), interpolation=cv2.INTER_AREA)
-            side = side and side * height / how.size
+    rgb, acquisition = read_image(job.raw, job.settings)
+    side = acquisition.pixel_size_um
+    side = side and side * acquisition.slices.shape[1] / rgb.shape[0]
     contents = [file_sha256(path) for path in (job.raw, *(job.raw.parent / n for n in beside))]
     whole = hashlib.sha256("".join(contents).encode()).hexdigest() if beside else contents[0]
     contrast = fourth_slice_contrast(acquisition)

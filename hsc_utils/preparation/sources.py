@@ -125,7 +125,7 @@ def list_new_sources(
         Any tree of image files.
     class_names : sequence of str
         The classes that a model knows; a file in a folder of one of them, in any usual spelling
-        and on any level, is labelled with it.
+        and on any level, is labelled with it; one in folders of two of them is not.
     join : bool
         As for `list_sources`.
 
@@ -146,8 +146,13 @@ def list_new_sources(
     for name, path in zip(found, paths, strict=True):
         found[name] = found[name] or _reason(root, path)
     table = _table(found, join).assign(split="")
-    labels = [[known[part] for part in path.parent.parts if part in known] for path in paths]
-    return table.assign(**{"class": ["".join(of_file[-1:]) for of_file in labels]})
+    labels = [{known[part] for part in path.parent.parts if part in known} for path in paths]
+    return table.assign(**{"class": [*map(_only, labels)]})
+
+
+def _only(names: set[str]) -> str:
+    """Return the only name of a set; nothing where there are several, or none."""
+    return next(iter(names)) if len(names) == 1 else ""
 
 
 def _inputs(root: Path, parameter: str, wanted: str) -> dict[str, str]:

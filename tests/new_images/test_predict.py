@@ -1,6 +1,7 @@
 """New acquisitions through trained runs: the same pictures, every file once, nothing lost."""
 
 import json
+import os
 import shutil
 from datetime import UTC, datetime
 
@@ -11,6 +12,7 @@ import pytest
 from hsc_utils import detection, files, manifest, metrics, new_images, training
 from hsc_utils.new_images import __main__ as command
 from hsc_utils.new_images import passport
+from hsc_utils.new_images.members import common_temperature
 from hsc_utils.simulation import write_oir
 from hsc_utils.study import Run
 
@@ -81,10 +83,8 @@ def test_probabilities_are_means_over_levels_and_seeds(paths, runs, predicted):
     with_cells = both["cells"] > 0
     np.testing.assert_allclose(both.loc[with_cells, columns], expected[with_cells], atol=1e-5)
     assert of_cells[~with_cells].isna().all(axis=None)
-    twice = new_images.predict_images(
-        [runs[1], runs[1]], paths.new_day / "raw", paths.new_images / "twice"
-    )
-    np.testing.assert_allclose(twice[columns], of_images, atol=1e-6)
+    with pytest.raises(ValueError, match="named twice"):
+        new_images.load_members([runs[1], runs[1]])
 
 
 def test_nothing_is_predicted_twice_and_later_images_are_added(runs, folder, tmp_path, monkeypatch):
@@ -96,7 +96,7 @@ def test_nothing_is_predicted_twice_and_later_images_are_added(runs, folder, tmp
     shutil.copy(folder / "field 0.oir", folder / "later.oir")
     second = new_images.predict_images(runs[1:], folder, target)
     record = json.loads((target / "provenance.json").read_text())
-    assert record["images_predicted_now"] == 1
+    assert record["images_predicted_now"] == 2  # the new one, and once more the refused
     assert "a copy of field 0.oir" in second.set_index("source").loc["later.oir", "warnings"]
     (folder / "later.oir").unlink()
     third = new_images.predict_images(runs[1:], folder, target)
@@ -216,3 +216,76 @@ def test_ready_cells(tmp_path, ready_study):
     assert out["cells"].item() == 1
     assert out[["p_bright", "p_dim"]].sum(axis=1).item() == pytest.approx(1)
     assert pd.read_csv(tmp_path / "out" / "rejected.csv")["source"].tolist() == ["two.png"]
+
+
+def test_averages_of_runs_are_calibrated_together(paths, runs):
+    members = new_images.load_members(runs)
+    names = members[0].passport["class_names"]
+    images = pd.DataFrame({"class": ["LT-HSC", "MPP"] * 15})
+    for name in names:
+        images[f"p_{name}"] = np.where(images["class"] == name, 0.6, 0.2)
+    timid = passport.fitted_temperature(images, names)
+    assert timid < 0.6
+    assert passport.fitted_temperature(images.head(10), names) == 1  # too few to say
+    assert common_temperature(members[:1]) == common_temperature(members) == 1
+
+
+def test_images_are_made_again_at_the_size_they_were_prepared_in(runs, folder):
+    known = passport.read_passport(Run(runs[0]))
+    known["preparation"]["size"] = 200
+    assert new_images.field_picture(known, folder, "field 0.oir").shape == (200, 200, 3)
+
+
+def test_what_was_refused_is_tried_again_and_old_tables_go(runs, folder, tmp_path):
+    target, cut = tmp_path / "out", folder / "cut short.oir"
+    new_images.predict_images(runs[1:], folder, target)
+    content = (folder / "field 0.oir").read_bytes()
+    for path in folder.glob("field*"):
+        path.write_bytes(b"OLYMPUSRAWFORMAT")
+    with pytest.raises(ValueError, match="None of the 3 files"):
+        new_images.predict_images(runs[1:], folder, target)
+    assert not (target / "predictions.csv").exists()
+    assert not list((target / "pictures").glob("*.jpg"))
+    state = cut.stat()
+    cut.write_bytes(content)
+    os.utime(cut, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert len(new_images.predict_images(runs[1:], folder, target)) == 1
+
+
+def test_predictions_of_another_folder_are_never_overwritten(runs, folder, tmp_path):
+    target = tmp_path / "out"
+    new_images.predict_images(runs[1:], folder, target)
+    shutil.copytree(folder, tmp_path / "other" / "today")
+    with pytest.raises(ValueError, match="holds the predictions of another folder"):
+        new_images.predict_images(runs[1:], tmp_path / "other" / "today", target)
+    (tmp_path / "mine" / "records").mkdir(parents=True)
+    with pytest.raises(ValueError, match="was not written here"):
+        new_images.predict_images(runs[1:], folder, tmp_path / "mine")
+
+
+def test_another_confidence_predicts_nothing_anew(runs, folder, tmp_path, monkeypatch):
+    target = tmp_path / "out"
+    new_images.predict_images(runs[1:], folder, target, confidence=0.1)
+    monkeypatch.setattr(training, "embed", lambda *_: pytest.fail("predicted anew"))
+    found = new_images.predict_images(runs[1:], folder, target, confidence=1.0)
+    assert (found["called"] == "undecided").all()
+
+
+def test_a_copied_run_needs_a_place_for_results(runs, folder, tmp_path, capsys):
+    shutil.copytree(runs[1], tmp_path / "seed0")
+    assert command.main([str(tmp_path / "seed0"), str(folder)]) == 2
+    assert "--to" in capsys.readouterr().err
+    assert command.main([str(tmp_path / "seed0"), str(folder), "--to", str(tmp_path / "out")]) == 0
+
+
+def test_files_of_ready_cells_are_known_again(tmp_path, ready_study):
+    for name, level in (("dim", 60), ("bright", 180)):
+        for k in range(12):
+            rng = np.random.default_rng((level, k))
+            patch = rng.normal(level, 20, (20, 24, 3)).clip(0, 255).astype(np.uint8)
+            files.write_rgb(tmp_path / "cells" / name / f"{k:03d}.png", patch)
+    run = ready_study(tmp_path / "cells")
+    out = new_images.predict_images([run.directory], tmp_path / "cells", tmp_path / "out")
+    assert out["known_file"].str.startswith("a file of the study").all()
+    internal = new_images.internal_predictions(new_images.load_members([run.directory]))
+    assert new_images.scores_side_by_side(out, internal, ["bright", "dim"]).empty

@@ -19,6 +19,8 @@ def table(truth, probability_of_a, **columns):
             "p_A": probability_of_a,
             "p_B": 1 - np.asarray(probability_of_a),
             "warnings": "",
+            "known_file": "",
+            "differences": 0,
             **columns,
         }
     )
@@ -37,7 +39,7 @@ def test_coverage_counts_what_is_called_and_right():
 
 def test_files_of_the_study_are_no_external_test():
     internal = table("AABB" * 5, np.tile([0.9, 0.6, 0.4, 0.1], 5))
-    new = table("AB", [0.2, 0.2], warnings=["a file of the study, in its subset train", ""])
+    new = table("AB", [0.2, 0.2], known_file=["a file of the study, in its subset train", ""])
     found = report.scores_side_by_side(new, internal, NAMES)
     assert found.loc["images", "these new images"] == "1"
     assert report.scores_side_by_side(new.assign(**{"class": ""}), internal, NAMES).empty
@@ -67,7 +69,7 @@ def test_cells_are_cut_out_again_for_the_eye(paths, runs, predicted):
 @pytest.mark.parametrize(("warned", "loud"), [(0, False), (1, False), (3, True)])
 def test_the_sentence_is_loud_where_most_images_differ(warned, loud):
     new = table("AAAA", [0.9] * 4, called=["A", "A", "A", "undecided"])
-    new["warnings"] = ["differs"] * warned + [""] * (4 - warned)
+    new["differences"] = [2] * warned + [0] * (4 - warned)
     said = report.sentence(new, pd.DataFrame({"source": ["x"]}), 0.8)
     assert "Of 5 files, 4 could be read" in said
     assert "called for 3 (3 × A); 1 stay undecided" in said

@@ -435,6 +435,7 @@ def test_new_images_need_no_class(tmp_path):
         "LT_HSC/day 1/b.tif",
         "day 2/mpp/c.oir",
         "day 2/notes.txt",
+        "MPP/LT/e.png",
         "x/y/z/d.jpg",
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -443,7 +444,7 @@ def test_new_images_need_no_class(tmp_path):
     table = sources.list_new_sources(tmp_path, ["LT-HSC", "ST-HSC", "MPP"]).set_index("source")
     usable = table[table["reason"] == ""]
     expected = {"a.png": "", "LT_HSC/day 1/b.tif": "LT-HSC", "day 2/mpp/c.oir": "MPP"}
-    assert usable["class"].to_dict() == expected | {"x/y/z/d.jpg": ""}
+    assert usable["class"].to_dict() == expected | {"x/y/z/d.jpg": "", "MPP/LT/e.png": ""}
     assert set(table.index) - set(usable.index) == {"day 2/notes.txt", "@eaDir/"}
     assert usable["image_id"].is_unique
     with pytest.raises(FileNotFoundError, match=r"holds no \.oir"):
