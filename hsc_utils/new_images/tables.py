@@ -138,7 +138,7 @@ def _differences(
     told["files that are copies"] = ("a copy of " + first).where(again, "")
     days = facts.get("acquired_at", pd.Series("", facts.index)).str[:10]
     told["days of the study"] = ("taken on a day of training, " + days).where(
-        days.isin(known["days"]), ""
+        days.isin(known.get("days", [])), ""
     )
     if of_cells:
         told["cells"] = np.where(predictions["cells"] == 0, "no cell was found", "")
