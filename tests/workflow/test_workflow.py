@@ -596,7 +596,7 @@ def test_a_book_of_a_whole_study_is_left_as_it_is(tmp_path):
     build_book.write_cards(runs, source)  # neither has one yet
     assert not (source / "model_cards.md").exists()
     runs[1].directory.mkdir(parents=True)
-    runs[1].card_file.write_text("## A card\n\n### Data\n")
+    runs[1].card_file.write_text("# A card\n\n## Data\n")
     build_book.write_cards(runs, source)
     build_book.leave_out(source, study, plan.NOTEBOOKS)
     assert files_of(source) == files_of(ROOT / "book")
