@@ -5,11 +5,13 @@
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
 from hsc_utils import new_study
 from hsc_utils.files import ROOT, from_caller, from_root, shown_path
+from hsc_utils.run import interrupted
 
 CONFIGS = ROOT / "workflow" / "config"
 
@@ -24,16 +26,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", help="name of the data set; by default the study's")
     help_classes = "folders that are classes, where these do not lie on top, or not all are"
     parser.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help=help_classes)
+    help_slices = "slices to use, by number, channel or plane, such as DIC or Z=1"
+    parser.add_argument("--slices", nargs="+", default=[], metavar="SLICE", help=help_slices)
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--cells", action="store_true", help="each file is one cell, cut out")
     kind.add_argument("--images", action="store_true", help="each file is a whole image")
     options = parser.parse_args(arguments)
     ready = True if options.cells else False if options.images else None
     try:
-        sight = new_study.look_at(options.raw, ready, options.classes)
+        sight = new_study.look_at(options.raw, ready, options.classes, options.slices)
         name = options.name or from_root(options.study).name
         path = new_study.write_config(sight, options.study, name, CONFIGS)
-    except (OSError, ValueError) as error:
+    except KeyboardInterrupt:
+        return interrupted()
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         if "lies in a class folder" in str(error):
             print(
@@ -43,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         if "class_names" in str(error):
             print("Here class_names is --classes, such as --classes A B.", file=sys.stderr)
+        if "`slices`" in str(error):
+            print("Here slices is --slices, such as --slices Z=1 or --slices 0 2.", file=sys.stderr)
         return 2
     print(*new_study.seen(sight), "", "What these data cannot tell:", sep="\n")
     print(*(f"  {line}" for line in new_study.limits(sight)), "", sep="\n")
@@ -52,4 +60,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

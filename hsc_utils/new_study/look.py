@@ -51,6 +51,20 @@ class Sight:
     sizes: "detection.sizes.Sizes | None"
 
     @property
+    def folders(self) -> dict[str, list[str]]:
+        """Folder levels that are neither classes nor subsets, such as ``folder2``, and names."""
+        usable = self.listed[self.listed["reason"] == ""]
+        places = usable["source"].str.split("/").str[:-1]
+        levels = pd.DataFrame([*places], usable.index).fillna("")
+        found = {}
+        for level, names in levels.items():
+            named = names[names != ""]
+            known = [named.groupby(usable[column]).nunique() for column in ("class", "split")]
+            if all(count.max() > 1 for count in known):
+                found[f"folder{level + 1}"] = sorted(set(named))
+        return found
+
+    @property
     def counts(self) -> pd.Series:
         """Usable files by class, in the paper's order for its classes."""
         usable = self.listed[self.listed["reason"] == ""]
@@ -59,7 +73,10 @@ class Sight:
 
 
 def look_at(
-    folder: str | Path, ready_cells: bool | None = None, class_names: Sequence[str] = ()
+    folder: str | Path,
+    ready_cells: bool | None = None,
+    class_names: Sequence[str] = (),
+    slices: Sequence[str] = (),
 ) -> Sight:
     """List a folder of images or cells, read a few files of each class, and look for cells.
 
@@ -71,18 +88,21 @@ def look_at(
         Whether each file holds one cell; by default as the size of the pictures says.
     class_names : sequence of str
         Folders to use as classes, see `preparation.list_sources`.
+    slices : sequence of str
+        Slices to use, see `preparation.read_acquisition`; by default all, or the first three.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        As `preparation.list_sources`; and if none of the files read can be used, or if there are
+        As `preparation.list_sources`; if none of the files read can be used; if there are
         no two classes with a few files each.
     """
     place = from_root(folder)
     listed = preparation.list_sources(place, class_names)
     apart = listed["field"] != ""
-    slices = ["files"] if apart.mean() > 0.5 else []
-    if slices:
+    chosen = [*slices]
+    slices = chosen or (["files"] if apart.mean() > 0.5 else [])
+    if "files" in slices:
         listed = preparation.list_sources(place, class_names, join=True)
     counts = listed.loc[listed["reason"] == "", "class"].value_counts()
     if (counts >= LEAST).sum() < 2:
@@ -100,16 +120,25 @@ def look_at(
             continue
         rows.append({name: row[name] for name in ("source", "class")} | _facts(one))
     if not rows:
-        first = next(iter(refused.values()))
-        raise ValueError(f"None of the {len(refused)} files read can be used. The first: {first}")
+        raise _nothing_usable(refused)
     read = pd.DataFrame(rows)
     if ready_cells is None:
         ready_cells = read[["height", "width"]].min(axis=1).median() <= _CELL
-    settings = _settings(read, slices, ready_cells)
+    if not chosen:
+        slices = _usable_slices(read, slices, ready_cells)
+    settings = _settings(read, slices)
     fields, also_refused = _composed(place, read, settings, ready_cells)
     refused |= also_refused
+    if refused.keys() >= {*read["source"]}:
+        raise _nothing_usable(refused)
     sizes = detection.suggest_sizes(fields) if fields and not ready_cells else None
     return Sight(place, listed, read, refused, bool(ready_cells), settings, sizes)
+
+
+def _nothing_usable(refused: dict[str, str]) -> ValueError:
+    """Return the error that says why no file read can be used."""
+    first = next(iter(refused.values()))
+    return ValueError(f"None of the {len(refused)} files read can be used. The first: {first}")
 
 
 def _drawn(listed: pd.DataFrame) -> pd.DataFrame:
@@ -138,13 +167,18 @@ def _facts(one: preparation.Acquisition) -> dict:
     }
 
 
-def _settings(read: pd.DataFrame, slices: Sequence[str], ready_cells: bool) -> ImageSettings:
-    """Choose how files are read, where the defaults would refuse or darken them."""
+def _usable_slices(read: pd.DataFrame, slices: list[str], ready_cells: bool) -> list[str]:
+    """Add slices to use where all of a file's are too few, or too many, for an image."""
     counts = set(read["slices"])
     if counts == {1} and not ready_cells:
-        slices = [*slices, "0"]
-    elif max(counts) > 4 or (ready_cells and max(counts) > 3):
-        slices = [*slices, "0", "1", "2"]
+        return [*slices, "0"]
+    if max(counts) > 4 or (ready_cells and max(counts) > 3):
+        return [*slices, "0", "1", "2"]
+    return slices
+
+
+def _settings(read: pd.DataFrame, slices: Sequence[str]) -> ImageSettings:
+    """Choose how files are read, where the defaults would refuse or darken them."""
     depths = set(read["bit_depth"])
     brightest = (
         int(read.loc[read["bit_depth"] == 16, "brightest"].max()) if 16 in depths else _OFTEN

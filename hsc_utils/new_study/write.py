@@ -49,8 +49,8 @@ def write_config(sight: Sight, study: str | Path, name: str, folder: Path) -> Pa
     path = folder / f"{root.name}.yaml"
     if path.exists():
         raise FileExistsError(
-            f"{shown_path(path)} is there already, and nothing is overwritten: delete it, or give "
-            "the study another name."
+            f"{shown_path(path)} is there already, and nothing is overwritten: give the study "
+            "another name, or delete that file if it is yours."
         )
     heading = [
         f"A study of {_path(sight.folder)}. What was seen there:",
@@ -158,7 +158,10 @@ def _of_images(sight: Sight, name: str, special: dict, folds: dict, models: list
         found["side"] = (sizes.side, "px, of a patch")
     else:
         empty = {"smallest": [], "largest": []}
-        found["sizes"] = (empty, "NOTHING STOOD OUT in the images looked at: as others suggest")
+        why = (
+            "NOTHING STOOD OUT: 02 looks again, and stops where it sees as little; then give sigmas"
+        )
+        found["sizes"] = (empty, why)
     found["tuning_images"] = (16, "tuned on so many")
     image = {
         "input_size": (256, "px; the paper's 512 takes a GPU"),
@@ -230,7 +233,9 @@ def _why_slices(sight: Sight) -> str:
         return "each channel lies in a file of its own"
     if sight.read["slices"].max() == 1:
         return "one slice, which fills red"
-    return f"of {sight.read['slices'].max()}: the first three; name others by number or name"
+    if sight.read["slices"].max() > 3:
+        return f"of {sight.read['slices'].max()}: the first three; name others by number or name"
+    return "as --slices said"
 
 
 def _example(sight: Sight) -> list[str]:
@@ -260,6 +265,11 @@ def seen(sight: Sight) -> Iterator[str]:
     )
     days = read.loc[read["day"] != "", "day"].nunique()
     yield f"  days among the files read: {days}" if days else "  the day is not recorded"
+    for level, names in () if days else sight.folders.items():  # a day in the file is known
+        some = ", ".join(names[:3]) + ", …" * (len(names) > 3)
+        yield f"  {len(names)} folders on one level ({some}): days, slides or animals?"
+        where = "ready_cells of 02_blob_tuning" if sight.ready_cells else "01_data_preparation"
+        yield f"    then add to {where} below: group: {level}"
     if read["lossy"].any():
         yield "  JPEG, which loses fine detail: use the originals if you can"
     if sight.sizes is not None:
@@ -321,7 +331,9 @@ def limits(sight: Sight) -> Iterator[str]:
             f"{metrics.ROUGH_IMAGES} images in the test subset"
         )
     days = read[read["day"] != ""].groupby("class")["day"].agg(set)
-    if days.empty:
+    if days.empty and sight.folders:
+        yield "anything about other days or animals, unless folders name them and group says so"
+    elif days.empty:
         yield "anything about other days or animals: neither is recorded"
     elif len(set.union(*days)) == 1:
         yield "anything about other days: the files read are all of one"

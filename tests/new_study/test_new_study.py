@@ -173,6 +173,63 @@ def test_real_leukocytes(tmp_path, monkeypatch):
     assert "whether basophil is recognised: with 1" in text
 
 
+@real
+def test_real_brightfield_slices(tmp_path, monkeypatch):
+    """Gray slices of a real microscope; files hold two or three."""
+    for name in "AB":
+        for k, slices in enumerate((2, 3, 3)):
+            path = tmp_path / "raw" / name / f"{k}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(Path(REAL) / "slices" / f"brightfield_{slices}slice.tif")
+    sight, sections, _ = described(tmp_path / "raw", tmp_path)
+    assert not sight.ready_cells
+    assert sight.refused == {}
+    assert sorted(set(sight.read["slices"])) == [2, 3]
+    assert "slices" not in sections["01_data_preparation"]
+    assert "resnet18-slice0" in sections["workflow"]["cell_models"]
+    assert faults(tmp_path / "mine.yaml", monkeypatch) == []
+
+
+def test_planes_times_channels_ask_which(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "CONFIGS", tmp_path)
+    for k, name in enumerate("AAABBB"):
+        pixels = np.random.default_rng(k).integers(0, 256, (3, 2, 280, 280)).astype(np.uint8)
+        path = tmp_path / "raw" / name / f"{k}.ome.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(path, pixels, ome=True, metadata={"axes": "ZCYX"})
+    arguments = [str(tmp_path / "mine"), "--raw", str(tmp_path / "raw")]
+    for more in ([], ["--slices", "0", "1", "2", "3"]):
+        assert command.main([*arguments, *more]) == 2
+        assert "such as --slices Z=1" in capsys.readouterr().err
+    assert command.main([*arguments, "--slices", "Z=1"]) == 0
+    sections = run.read_sections(tmp_path / "mine.yaml")
+    assert sections["01_data_preparation"]["slices"] == ["Z=1"]
+    assert faults(tmp_path / "mine.yaml", monkeypatch) == []
+
+
+def test_folders_that_may_be_days_are_asked_for(tmp_path):
+    for name in "AB":
+        tree(tmp_path / "raw" / name, {"monday": 3, "friday": 3})
+    sight = new_study.look_at(tmp_path / "raw")
+    assert sight.folders == {"folder2": ["friday", "monday"]}
+    said = " ".join(new_study.seen(sight))
+    assert "2 folders on one level (friday, monday): days, slides or animals?" in said
+    assert "add to 01_data_preparation below: group: folder2" in said
+    assert "unless folders name them" in " ".join(new_study.limits(sight))
+    for subset in ("train", "test"):  # neither subsets nor classes are days
+        tree(tmp_path / "given" / subset, {"A": 3, "B": 3})
+    assert new_study.look_at(tmp_path / "given").folders == {}
+
+
+def test_an_interruption_is_a_sentence(tmp_path, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(new_study, "look_at", interrupt)
+    assert command.main([str(tmp_path / "mine"), "--raw", str(tmp_path)]) == run.INTERRUPTED
+    assert "Interrupted" in capsys.readouterr().err
+
+
 def test_what_cannot_work_is_refused_or_said(tmp_path):
     with pytest.raises(ValueError, match=r"two classes or more with 3 files each.*A \(5\)"):
         new_study.look_at(tree(tmp_path / "one", {"A": 5}))
