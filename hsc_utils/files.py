@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,6 +135,14 @@ def file_sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_state(path: str | Path) -> list[int] | None:
+    """Tell a file's state from another unread, by size and time; None where there is no file."""
+    with suppress(OSError):
+        state = Path(path).stat()
+        return [state.st_size, state.st_mtime_ns]
+    return None
 
 
 def read_rgb(path: str | Path) -> NDArray[np.uint8]:

@@ -355,6 +355,30 @@ def log_loss(truth: np.ndarray, probabilities: np.ndarray) -> float:
     return float(-np.log(probabilities[np.arange(len(truth)), truth]).mean())
 
 
+def why_uncalibrated(classes: Sequence, images: Sequence) -> str:
+    """Say why validation samples do not tell a temperature; nothing where they do."""
+    count = len(set(images))
+    if count < ROUGH_IMAGES:
+        return f"{count} validation images are too few: {ROUGH_IMAGES} are wanted"
+    return "all validation images are of one class" if len(set(classes)) < 2 else ""
+
+
+def votes(predictions: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
+    """Let the samples of each image vote: its probabilities become the mean of theirs.
+
+    Returned are ``image_id``, ``class``, ``split``, ``group`` and ``p_…``, one row per image of
+    predictions as `Run.predictions` holds them.
+    """
+    of_image = predictions.groupby(["image_id", "class", "split", "group"], sort=False)
+    return of_image[[f"p_{name}" for name in class_names]].mean().reset_index()
+
+
+def with_interval(value: float, low: float, high: float, form: str = ".3f") -> str:
+    """Write a number with its interval, if it has one."""
+    interval = "no interval" if np.isnan([low, high]).any() else f"{low:{form}} to {high:{form}}"
+    return f"{value:{form}} ({interval})"
+
+
 def probability_matrix(predictions: pd.DataFrame, class_names: Sequence[str]) -> np.ndarray:
     """Return the probabilities of a table of predictions, float (N, K), in the order of classes."""
     return predictions[[f"p_{name}" for name in class_names]].to_numpy(float)

@@ -129,6 +129,14 @@ def _check_known(given: object, known: Collection, fault: str) -> None:
         raise ParameterError(f"{fault}; {hint}")
 
 
+def _parameters_source(notebook: Path) -> str:
+    """Return the text of the cell tagged ``parameters``."""
+    cells = json.loads(notebook.read_text())["cells"]
+    return "".join(
+        next(c["source"] for c in cells if "parameters" in c["metadata"].get("tags", []))
+    )
+
+
 def declared_parameters(notebook: Path) -> dict[str, tuple[type, object]]:
     """Read ``name: type = value`` of every parameter from the cell tagged ``parameters``.
 
@@ -136,14 +144,12 @@ def declared_parameters(notebook: Path) -> dict[str, tuple[type, object]]:
     what is no notebook, or has no such cell.
     """
     try:
-        cells = json.loads(notebook.read_text())["cells"]
-        source = next(c["source"] for c in cells if "parameters" in c["metadata"].get("tags", []))
         return {
             statement.target.id: (
                 eval(ast.unparse(statement.annotation), {"__builtins__": {}}, _TYPES),
                 ast.literal_eval(statement.value),
             )
-            for statement in ast.parse("".join(source)).body
+            for statement in ast.parse(_parameters_source(notebook)).body
             if isinstance(statement, ast.AnnAssign)
         }
     except (ValueError, LookupError, TypeError, StopIteration, SyntaxError) as error:
@@ -156,10 +162,8 @@ def declared_parameters(notebook: Path) -> dict[str, tuple[type, object]]:
 def list_parameters(notebook: Path) -> str:
     """Write a notebook's parameters for a reader: name, type, default and comment, aligned."""
     declared_parameters(notebook)  # says what is wrong with a damaged one
-    cells = json.loads(notebook.read_text())["cells"]
-    source = next(c["source"] for c in cells if "parameters" in c["metadata"].get("tags", []))
     # a type that the formatter broke over lines, such as class_names's, goes back into one
-    joined = re.sub(r"\[\n\s+(\w+)\n\]", r"[\1]", "".join(source))
+    joined = re.sub(r"\[\n\s+(\w+)\n\]", r"[\1]", _parameters_source(notebook))
     rows = [
         (line[2:3].upper() + line[3:], "") if line.startswith("# ") else ("  " + code, comment)
         for line in joined.splitlines()

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from hsc_utils import manifest, paper, preparation
-from hsc_utils.files import ROOT, from_caller, from_root, shown_path
+from hsc_utils.files import from_caller, from_root, shown_path
 from hsc_utils.run import (
     INPUTS,
     WORKFLOW,
@@ -360,5 +360,4 @@ def _faults_of_models(config: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    made = study_of(from_caller(sys.argv[1])).book / "index.html"
-    print("The book:", made.relative_to(ROOT) if made.is_relative_to(ROOT) else made)
+    print("The book:", from_caller(study_of(from_caller(sys.argv[1])).book / "index.html"))

@@ -110,9 +110,7 @@ def _with_interval(estimate: float, low: float, high: float, sign: str = "") -> 
     """Write a number with its interval."""
     if estimate == 0 and np.isnan(low):
         return "0 on every image"
-    if np.isnan([low, high]).any():
-        return f"{estimate:{sign}.3f} (no interval)"
-    return f"{estimate:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+    return metrics.with_interval(estimate, low, high, f"{sign}.3f")
 
 
 def _direction(rows: pd.DataFrame) -> tuple[str, str]:

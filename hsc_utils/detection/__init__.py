@@ -14,7 +14,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "ready_patches": ["import_patches", "read_ready_patch"],
         "sizes": [
             "empty_findings",
-            "method_findings",
             "size_findings",
             "sizes_to_try",
             "suggest_sizes",
@@ -25,6 +24,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "grid_findings",
             "make_grid",
             "method_differences",
+            "method_findings",
             "rank_methods",
             "run_trials",
             "score_trials",

@@ -268,26 +268,26 @@ def _table(read: pd.DataFrame, image_of_patch: str, **division: object) -> pd.Da
     fields = cells["field"].where(cells["field"] != "", cells["cell_id"])
     known = zip(found, cells["class"], fields, strict=True)
     cells["image_id"] = [f"{name}__{m[1]}" if m and m[1] else own for m, name, own in known]
-    images = cells.drop_duplicates(["image_id", "class", "split"])
-    if (leak := images["image_id"].duplicated()).any():
-        name = images.loc[leak, "image_id"].iloc[0]
-        where = images.loc[images["image_id"] == name, "source"].head(3)
-        raise ValueError(
-            f"Patches of image {name} lie in more than one subset ({', '.join(where)}). Move them "
-            "together, or correct image_of_patch if they are of different images."
-        )
-    groups = cells.drop_duplicates(["image_id", "group"])
-    if (mixed := groups["image_id"].duplicated()).any():
-        name = groups.loc[mixed, "image_id"].iloc[0]
-        where = groups.loc[groups["image_id"] == name, "source"].head(3)
-        raise ValueError(
-            f"Patches of image {name} lie in more than one group ({', '.join(where)}). Correct "
-            "group, or image_of_patch if they are of different images."
-        )
+    _refuse_divided(
+        cells, ["class", "split"], "subset", "Move them together, or correct image_of_patch"
+    )
+    _refuse_divided(cells, ["group"], "group", "Correct group, or image_of_patch")
     if not cells["split"].all():
-        images = manifest.split_images(images, **division)
+        images = manifest.split_images(cells.drop_duplicates("image_id"), **division)
         cells["split"] = cells["image_id"].map(images.set_index("image_id")["split"])
     cells = cells.assign(y=np.nan, x=np.nan, sigma=np.nan, touches=False)
     return (
         cells[[*manifest.CELL_COLUMNS, "sha256"]].astype({"simulated": bool}).reset_index(drop=True)
     )
+
+
+def _refuse_divided(cells: pd.DataFrame, columns: list[str], word: str, hint: str) -> None:
+    """Refuse patches of one image that differ in columns."""
+    pairs = cells.drop_duplicates(["image_id", *columns])
+    if (divided := pairs["image_id"].duplicated()).any():
+        name = pairs.loc[divided, "image_id"].iloc[0]
+        where = pairs.loc[pairs["image_id"] == name, "source"].head(3)
+        raise ValueError(
+            f"Patches of image {name} lie in more than one {word} ({', '.join(where)}). {hint} if "
+            "they are of different images."
+        )

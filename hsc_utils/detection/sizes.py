@@ -30,7 +30,6 @@ _SHOWN = 0.1  # height of the searched image from which on it counts as contrast
 # they touch everywhere (blood smears) or lie in layers.
 CLEAR, _NOTHING = 0.4, 0.05
 _FEW = 0.25  # of the median number of cells in an image that is worth a word
-_FAR = 0.1  # of F1, by which another method is far better than the one used
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def suggest_sizes(
     ranges = [(low, low * width) for low in lows for width in _WIDTHS if low * width <= most]
 
     def look(image: NDArray[np.uint8]) -> list[tuple[float, NDArray[np.float64]]]:
-        return [_agreement(image, replace(settings, min_sigma=1, max_sigma=1), *r) for r in ranges]
+        return [_agreement(image, settings, *sigmas) for sigmas in ranges]
 
     bar = {"desc": "sizes", "leave": False, "disable": no_bar()}
     looked = thread_map(look, images, max_workers=cpu_count(), **bar)
@@ -197,19 +196,4 @@ def empty_findings(counts: pd.Series, seen: Sizes | None = None) -> list[str]:
     return [
         f"{loud}: {len(few)} of {len(counts)} images hold fewer than a quarter of the {usual:.0f} "
         f"cells expected: {named}. Look at them before you trust their classes' counts."
-    ]
-
-
-def method_findings(scores: pd.DataFrame, best: dict[str, int], method: str) -> list[str]:
-    """Say whether another method, at its best settings, finds the cells far better."""
-    if "f1" not in scores:
-        return []
-    reached = {name: float(scores.loc[number, "f1"]) for name, number in best.items()}
-    first = max(reached, key=reached.get)
-    if reached[first] - reached[method] < _FAR:
-        return []
-    return [
-        f"CAUTION: {first.upper()} finds the cells far better (F1 {reached[first]:.3f}) than "
-        f"{method.upper()} ({reached[method]:.3f}), which is used: set method to {first}, or widen "
-        f"the sizes and thresholds of {method}."
     ]

@@ -28,6 +28,7 @@ GRID = ("method", "min_sigma", "max_sigma", "threshold")
 METHOD_NAMES = {"log": "LoG", "dog": "DoG", "doh": "DoH"}
 _WORDS = {"min_sigma": "smallest size", "max_sigma": "largest size", "threshold": "threshold"}
 _MANY_AT_ENDS = 0.2  # a share of cells at the ends of the range that is worth a word
+_FAR = 0.1  # of F1, by which another method is far better than the one used
 _EQUAL = 0.01  # settings whose values lie this near the best are as good, to a cell or so
 
 
@@ -336,6 +337,21 @@ def rank_methods(differences: pd.DataFrame) -> list[str]:
         values = f"{name} {row.value:.3f}, {other} {row.value_against:.3f}"
         sentences.append(f"F1 of {values}: {row.estimate:+.3f}{end}.")
     return sentences
+
+
+def method_findings(scores: pd.DataFrame, best: dict[str, int], method: str) -> list[str]:
+    """Say whether another method, at its best settings, finds the cells far better."""
+    if "f1" not in scores:
+        return []
+    reached = {name: float(scores.loc[number, "f1"]) for name, number in best.items()}
+    first = max(reached, key=reached.get)
+    if reached[first] - reached[method] < _FAR:
+        return []
+    return [
+        f"CAUTION: {first.upper()} finds the cells far better (F1 {reached[first]:.3f}) than "
+        f"{method.upper()} ({reached[method]:.3f}), which is used: set method to {first}, or widen "
+        f"the sizes and thresholds of {method}."
+    ]
 
 
 def agreement_between(

@@ -71,8 +71,9 @@ def fit_familiar(
     }
     learnt = features.pop("train"), chosen["train"]["class"].to_numpy()
     found = _fit(*learnt, config)
-    judged = chosen[run.judged_on].head(_CHANGED).assign(row=lambda rows: np.arange(len(rows)))
-    pictures = np.asarray(arrays[chosen[run.judged_on]["row"].head(_CHANGED).to_numpy()])
+    judged = chosen[run.judged_on].head(_CHANGED)
+    pictures = np.asarray(arrays[judged["row"].to_numpy()])
+    judged = judged.assign(row=np.arange(len(judged)))
     for how in CHANGES:
         features[how] = training.embed(model, judged, changed(pictures, how), config)[1]
     plain = {name: distances(numbers, found) for name, numbers in features.items()}
@@ -85,11 +86,8 @@ def fit_familiar(
 def _drawn(rows: pd.DataFrame, split: str) -> pd.DataFrame:
     """Draw the samples of a subset that are looked at, the same ones every time."""
     shuffled = rows.sample(frac=1, random_state=0)
-    return (
-        shuffled.groupby("class").head(_FEW[split])
-        if split == "train"
-        else shuffled.head(_FEW[split])
-    )
+    of_each = shuffled.groupby("class") if split == "train" else shuffled
+    return of_each.head(_FEW[split])
 
 
 def _fit(

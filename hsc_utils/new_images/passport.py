@@ -161,7 +161,8 @@ def _of_ready_cells(paths: Study, cells: pd.DataFrame, arrays: NDArray[np.uint8]
     learnt = cells[cells["split"] == "train"]
     how = json.loads((paths.cells / "provenance.json").read_text())["parameters"]
     chosen = learnt.sample(min(len(learnt), _SHARPNESS_OF * 10), random_state=0)
-    patches = arrays[chosen["row"].sort_values().to_numpy()]
+    chosen = chosen.sort_values("row")  # as they lie on the disk
+    patches = arrays[chosen["row"].to_numpy()]
     facts = pd.DataFrame([picture_facts(patch) for patch in patches])
     facts["simulated"] = chosen["simulated"].to_numpy()
     return {
@@ -198,7 +199,7 @@ def _vote_temperature(run: Run) -> float:
 
 def fitted_temperature(images: pd.DataFrame, class_names: list[str]) -> float:
     """Fit a temperature to images; 1 where they are too few, or of one class, as in training."""
-    if len(images) < metrics.ROUGH_IMAGES or images["class"].nunique() < 2:
+    if metrics.why_uncalibrated(images["class"], images.index):  # one row per image
         return 1.0
     truth = pd.Index(class_names).get_indexer(images["class"])
     return metrics.fit_temperature(truth, metrics.probability_matrix(images, class_names))
@@ -208,9 +209,9 @@ def votes_of(predictions: pd.DataFrame, class_names: list[str], temperature: flo
     """Average the calibrated probabilities of each image's samples; one row per image."""
     columns = [f"p_{name}" for name in class_names]
     honest = metrics.tempered(metrics.probability_matrix(predictions, class_names), temperature)
-    known = [c for c in ("image_id", "class", "split", "group") if c in predictions]
-    table = predictions[known].join(pd.DataFrame(honest, predictions.index, columns))
-    return table.groupby(known, sort=False)[columns].mean().reset_index()
+    return metrics.votes(
+        predictions.assign(**dict(zip(columns, honest.T, strict=True))), class_names
+    )
 
 
 def picture_settings(passport: Mapping) -> preparation.ImageSettings:
@@ -228,8 +229,8 @@ def run_at(place: str | Path) -> Run:
     run = Run(files.from_root(place))
     try:
         run.check_finished()
-        return Run(run.directory)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error} A run directory looks like results/mine/runs/cell/resnet18/seed0."
         ) from error
+    return run

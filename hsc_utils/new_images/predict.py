@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -188,14 +187,6 @@ def _key(members: Sequence[Member]) -> str:
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
 
 
-def _state(path: Path) -> list[int] | None:
-    """Tell a file's state from another unread; None where there is no file."""
-    with suppress(OSError):
-        found = path.stat()
-        return [found.st_size, found.st_mtime_ns]
-    return None
-
-
 def _is_done(source: Path, place: Path, key: str) -> bool:
     """Tell whether a record is there, whole, and of this file, these models and this code.
 
@@ -204,7 +195,7 @@ def _is_done(source: Path, place: Path, key: str) -> bool:
     try:
         record = dict(json.loads(place.read_text()))
         states = record["states"].items()
-        same = all(_state(source.parent / name) == state for name, state in states)
+        same = all(files.file_state(source.parent / name) == state for name, state in states)
         picture = place.parents[1] / "pictures" / f"{place.stem}.jpg"
         shown = picture.exists() or not record.get("pictured")
         return record["key"] == key and same and shown and not record["reason"]
@@ -272,11 +263,10 @@ def _look(path: Path, members: Sequence[Member]) -> dict:
     """Find and cut out the cells of an image, and resize it to what models of images see."""
     rgb = files.read_rgb(path)
     found, patches = np.empty((0, 4)), None
-    for member in members:
-        if member.passport["level"] == "cell" and patches is None:
-            known = member.passport
-            cells = detection.detect_cells(rgb, passport.finding_settings(known))
-            found, patches = detection.cut_patches(rgb, cells, known["side"], known["border"])
+    # all runs on cells find and cut them alike
+    if known := next((m.passport for m in members if m.passport["level"] == "cell"), None):
+        cells = detection.detect_cells(rgb, passport.finding_settings(known))
+        found, patches = detection.cut_patches(rgb, cells, known["side"], known["border"])
     sizes = {m.config.input_size for m in members if m.passport["level"] == "image"}
     return {
         "found": found,
@@ -303,7 +293,7 @@ def _records(
     spoken = speak(looked, members, temperature)
     for row, said in zip(looked.to_dict("records"), spoken, strict=True):
         names = [Path(row["source"]).name, *row["beside"]]
-        states = {name: _state((raw / row["source"]).with_name(name)) for name in names}
+        states = {name: files.file_state((raw / row["source"]).with_name(name)) for name in names}
         facts = {name: row[name] for name in _FACTS if name in row}
         if "small" in row:
             _draw(row, said["cells"], pictures / f"{row['image_id']}.jpg", members)

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from hsc_utils import detection, metrics, preparation
+from hsc_utils import detection, manifest, metrics, preparation
 from hsc_utils.files import from_root
 from hsc_utils.new_images import familiar, passport
 from hsc_utils.new_images.members import Member, common_temperature, own_predictions
@@ -124,9 +124,7 @@ def scores_side_by_side(
 def _in_words(value: float, interval: tuple[float, float]) -> str:
     if np.isnan(value):
         return "not defined (one class only)"
-    if np.isnan(interval).any():
-        return f"{value:.3f} (no interval)"
-    return "{:.3f} ({:.3f} to {:.3f})".format(value, *interval)
+    return metrics.with_interval(value, *interval)
 
 
 def differing_questions(differences: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -143,8 +141,7 @@ def read_tables(target: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.Data
     missing = {name: [""] for name in ("y", "x", "sigma")}  # of ready cells
     how = {"keep_default_na": False}
     cells = pd.read_csv(folder / "cells.csv", dtype=texts, na_values=missing, **how)
-    rejected = pd.read_csv(folder / "rejected.csv", dtype=str, **how)
-    return cells, rejected, pd.read_csv(folder / "differences.csv", **how)
+    return cells, manifest.read_rejected(folder), pd.read_csv(folder / "differences.csv", **how)
 
 
 def surest_and_least_sure(cells: pd.DataFrame) -> pd.DataFrame:

@@ -88,9 +88,8 @@ def _predictions(
     spoke = ~np.isnan(matrix).any(axis=1)
     best = np.array(names)[np.nan_to_num(matrix).argmax(axis=1)]
     table = images.assign(**{f"p_{n}": matrix[:, k].round(6) for k, n in enumerate(names)})
-    table = table.assign(
-        predicted=np.where(spoke, best, ""), confidence=matrix.max(axis=1).round(6)
-    )
+    table["predicted"], table["confidence"] = np.where(spoke, best, ""), matrix.max(axis=1).round(6)
+    table["group"] = [record["facts"].get("acquired_at", "")[:10] for record in records]
     table = table.set_index("image_id")
     same = cells["predicted"] == cells["image_id"].map(table["predicted"])
     of_image = cells.assign(same=same).groupby("image_id")
@@ -99,19 +98,10 @@ def _predictions(
     table["unlike"] = of_image["unlike"].mean().reindex(table.index).fillna(far.astype(float))
     surely = spoke & (table["confidence"] >= confidence) & ~(table["unlike"] > _MOST)
     table["called"] = table["predicted"].where(surely, UNDECIDED)
-    acquired = [record["facts"].get("acquired_at", "")[:10] for record in records]
-    table["group"] = acquired
     table["cells"] = of_image.size().reindex(table.index, fill_value=0) if of_cells else pd.NA
     table["agreement"] = of_image["same"].mean()
-    order = [
-        *images,
-        "group",
-        *(f"p_{name}" for name in names),
-        "predicted",
-        "confidence",
-        "called",
-    ]
-    order += ["cells", "agreement", "unlike"]
+    order = [*images, "group", *(f"p_{name}" for name in names)]
+    order += ["predicted", "confidence", "called", "cells", "agreement", "unlike"]
     return table.reset_index()[order].round({"agreement": 4, "unlike": 4})
 
 

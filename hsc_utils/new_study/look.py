@@ -51,9 +51,14 @@ class Sight:
     sizes: "detection.sizes.Sizes | None"
 
     @property
+    def usable(self) -> pd.DataFrame:
+        """The files that nothing speaks against yet."""
+        return _usable(self.listed)
+
+    @property
     def folders(self) -> dict[str, list[str]]:
         """Folder levels that are neither classes nor subsets, such as ``folder2``, and names."""
-        usable = self.listed[self.listed["reason"] == ""]
+        usable = self.usable
         places = usable["source"].str.split("/").str[:-1]
         levels = pd.DataFrame([*places], usable.index).fillna("")
         found = {}
@@ -67,8 +72,7 @@ class Sight:
     @property
     def counts(self) -> pd.Series:
         """Usable files by class, in the paper's order for its classes."""
-        usable = self.listed[self.listed["reason"] == ""]
-        counts = usable["class"].value_counts()
+        counts = self.usable["class"].value_counts()
         return counts.loc[[*paper.class_order(counts.index)]]
 
 
@@ -104,7 +108,7 @@ def look_at(
     slices = chosen or (["files"] if apart.mean() > 0.5 else [])
     if "files" in slices:
         listed = preparation.list_sources(place, class_names, join=True)
-    counts = listed.loc[listed["reason"] == "", "class"].value_counts()
+    counts = _usable(listed)["class"].value_counts()
     if (counts >= LEAST).sum() < 2:
         held = ", ".join(f"{name} ({count})" for name, count in counts.items())
         raise ValueError(
@@ -141,11 +145,14 @@ def _nothing_usable(refused: dict[str, str]) -> ValueError:
     return ValueError(f"None of the {len(refused)} files read can be used. The first: {first}")
 
 
+def _usable(listed: pd.DataFrame) -> pd.DataFrame:
+    return listed[listed["reason"] == ""]
+
+
 def _drawn(listed: pd.DataFrame) -> pd.DataFrame:
     """Draw a few usable files of each class, spread evenly over its list."""
-    usable = listed[listed["reason"] == ""]
     parts = []
-    for _, of_class in usable.groupby("class"):
+    for _, of_class in _usable(listed).groupby("class"):
         count = min(READ_PER_CLASS, len(of_class))
         parts.append(of_class.iloc[np.linspace(0, len(of_class) - 1, count).astype(int)])
     return pd.concat(parts)
@@ -194,13 +201,12 @@ def _composed(
     turn = read.groupby("class").cumcount().sort_values(kind="stable").index
     fields, refused = [], {}
     for source in read.loc[turn, "source"]:
-        how = {"slices": settings.slices, "bit_depth": settings.bit_depth}
         try:
             if ready_cells:
-                detection.read_ready_patch(place / source, 32, to_8_bit=settings.to_8_bit, **how)
+                how = settings.slices, settings.bit_depth, settings.to_8_bit
+                detection.read_ready_patch(place / source, 32, *how)
                 continue
-            one = preparation.read_acquisition(place / source, **how)
-            field = preparation.compose_rgb(one, to_8_bit=settings.to_8_bit)
+            field, _ = preparation.read_image(place / source, settings)
             fields = [*fields, field][:_FIELDS]
         except AcquisitionError as error:
             refused[source] = str(error)

@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 
 from hsc_utils import manifest, metrics
-from hsc_utils.files import ROOT, atomic_path, from_root, shown_path
+from hsc_utils.files import atomic_path, from_caller, from_root, shown_path
 from hsc_utils.new_study.look import LEAST, Sight
 from hsc_utils.study import Study
 
@@ -104,8 +104,7 @@ def _entry(setting: str, comment: str) -> list[str]:
 
 def _path(path: Path) -> str:
     """Write a path as a configuration file takes it: from the repository's root, or absolute."""
-    path = from_root(path)
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+    return from_caller(from_root(path))
 
 
 def _value(value: object) -> str:
@@ -252,7 +251,7 @@ def seen(sight: Sight) -> Iterator[str]:
     classes = ", ".join(f"{name} ({count})" for name, count in counts.items())
     kind = "pictures of single cells" if sight.ready_cells else "images"
     yield f"{counts.sum()} {kind} in {len(counts)} classes: {classes}"
-    given = listed.loc[listed["reason"] == "", "split"]
+    given = sight.usable["split"]
     if (given != "").any():
         yield f"given subsets: {', '.join(f'{k} ({n})' for k, n in given.value_counts().items())}"
     yield f"of these {len({*read['source'], *sight.refused})} were read:"
@@ -274,7 +273,10 @@ def seen(sight: Sight) -> Iterator[str]:
         yield "  JPEG, which loses fine detail: use the originals if you can"
     if sight.sizes is not None:
         yield from (f"  {line}" for line in _cells_seen(sight))
-    joined = listed["reason"].str.startswith("It is a channel of")
+    # refused only as files of their own
+    joined = (
+        (listed["reason"] != "") & (listed["field"] != "") & (listed["field"] != listed["source"])
+    )
     if joined.any():
         yield f"{joined.sum()} more files are channels of these, and are read with them"
     refused = listed.loc[(listed["reason"] != "") & ~joined, "reason"]
@@ -311,7 +313,7 @@ def _listed(values: pd.Series) -> str:
 def limits(sight: Sight) -> Iterator[str]:
     """Say what such a study cannot tell, whatever its models score."""
     counts, read = sight.counts, sight.read
-    usable = sight.listed[sight.listed["reason"] == ""]
+    usable = sight.usable
     tested = (counts * _OF_TEST).round().astype(int)
     if (usable["split"] != "").any():
         in_test = usable.loc[usable["split"] == "test", "class"].value_counts()

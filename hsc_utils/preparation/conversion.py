@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
@@ -25,7 +24,14 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from hsc_utils import manifest
-from hsc_utils.files import atomic_path, file_sha256, full_disk_explained, no_bar, write_json
+from hsc_utils.files import (
+    atomic_path,
+    file_sha256,
+    file_state,
+    full_disk_explained,
+    no_bar,
+    write_json,
+)
 from hsc_utils.preparation.acquisition import (
     ImageSettings,
     fourth_slice_contrast,
@@ -69,7 +75,7 @@ def convert(
     for row in sources.itertuples():
         image = prepared / "images" / f"{row.image_id}.png"
         record = prepared / "records" / f"{row.image_id}.json"
-        made_from = {"file": _state(raw / row.source), **same}
+        made_from = {"file": file_state(raw / row.source), **same}
         jobs.append(_Job(raw / row.source, image, record, settings, row.channels, made_from))
     waiting, damaged = _waiting(jobs)
     for folder in ("images", "records"):
@@ -94,21 +100,13 @@ def convert(
     return known.join(records), len(waiting)
 
 
-def _state(path: Path) -> list[int] | None:
-    """Tell a file's state from another unread; None where there is no file."""
-    with suppress(OSError):
-        state = path.stat()
-        return [state.st_size, state.st_mtime_ns]
-    return None
-
-
 def _waiting(jobs: Sequence[_Job]) -> tuple[list[_Job], dict[Path, str]]:
     """List the jobs that are not done, and by file the damaged image or record of others."""
     contents, waiting, damaged = set(), [], {}
     for job in jobs:
         record = _read_record(job.record)
         beside = record.get("beside", {})
-        same = all(_state(job.raw.parent / name) == state for name, state in beside.items())
+        same = all(file_state(job.raw.parent / name) == state for name, state in beside.items())
         done = record.get("made_from") == job.made_from and same and {*job.channels} <= {*beside}
         if done and not record["reason"]:
             # The image of a copy is not kept, so it need not be there.
@@ -182,7 +180,7 @@ def _convert_file(job: _Job) -> None:
     with full_disk_explained(job.record.parent):
         # Before they are read, so that a later change is noticed.
         names = {*job.channels, *other_files(job.raw)}
-        beside = {name: _state(job.raw.parent / name) for name in sorted(names)}
+        beside = {name: file_state(job.raw.parent / name) for name in sorted(names)}
         try:
             rgb, record = _image_and_record(job, [name for name in beside if beside[name]])
         except AcquisitionError as error:

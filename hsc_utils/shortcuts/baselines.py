@@ -253,8 +253,7 @@ def _with_interval(row: Mapping[str, float], key: str, form: str = ".3f") -> str
     estimate, low, high = (row[f"{key}{end}"] for end in ("", "_low", "_high"))
     if np.isnan(estimate):
         return "–"
-    interval = "no interval" if np.isnan(low) else f"{low:{form}} to {high:{form}}"
-    return f"{estimate:{form}} ({interval})"
+    return metrics.with_interval(estimate, low, high, form)
 
 
 def sentence(scored: pd.DataFrame) -> str:

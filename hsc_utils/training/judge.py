@@ -48,14 +48,8 @@ def calibrate(predictions: pd.DataFrame, class_names: Sequence[str]) -> dict:
     """
     fitted = predictions[predictions["split"] == "validation"]
     truth, raw = _arrays(fitted, class_names)
-    images = fitted["image_id"].nunique()
-    temperature, reason = 1.0, ""
-    if images < metrics.ROUGH_IMAGES:
-        reason = f"{images} validation images are too few: {metrics.ROUGH_IMAGES} are wanted"
-    elif fitted["class"].nunique() < 2:
-        reason = "all validation images are of one class"
-    else:
-        temperature = metrics.fit_temperature(truth, raw, fitted["image_id"])
+    reason = metrics.why_uncalibrated(fitted["class"], fitted["image_id"])
+    temperature = 1.0 if reason else metrics.fit_temperature(truth, raw, fitted["image_id"])
     low, high = metrics.TEMPERATURES
     judged_on = _judged_on(predictions)
     judged = predictions[predictions["split"] == judged_on]
@@ -66,7 +60,7 @@ def calibrate(predictions: pd.DataFrame, class_names: Sequence[str]) -> dict:
         "reason": reason,
         "subset": "validation",
         "samples": len(fitted),
-        "images": images,
+        "images": fitted["image_id"].nunique(),
         "mistakes": int((raw.argmax(1) != truth).sum()),
         "at_limit": not 1.01 * low < temperature < 0.99 * high,
         "log_loss_before": metrics.log_loss(truth, metrics.tempered(raw, 1)),

@@ -297,9 +297,7 @@ def vote(run: Run) -> pd.DataFrame:
     Predictions of whole images stay what they are. Returned are ``image_id``, ``class``,
     ``split``, ``group`` and ``p_…``, one row an image.
     """
-    columns = [f"p_{name}" for name in run.config.class_names]
-    of_image = run.predictions.groupby(["image_id", "class", "split", "group"], sort=False)
-    return of_image[columns].mean().reset_index()
+    return metrics.votes(run.predictions, run.config.class_names)
 
 
 def _judged(run: Run) -> pd.DataFrame:

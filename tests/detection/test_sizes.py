@@ -11,11 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsc_utils import files
-from hsc_utils.detection import DetectionSettings, detect_cells, suggest_sizes, tuning_sample
+from hsc_utils.detection import (
+    DetectionSettings,
+    detect_cells,
+    method_findings,
+    suggest_sizes,
+    tuning_sample,
+)
 from hsc_utils.detection.figures import size_scan
 from hsc_utils.detection.sizes import (
     empty_findings,
-    method_findings,
     size_findings,
     sizes_to_try,
 )
