@@ -1,16 +1,43 @@
 """Colours, grids of pictures and finishing touches that every figure shares."""
 
+import io
+from base64 import b64encode
 from collections.abc import Sequence
 
+import matplotlib.figure
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
 # Okabe-Ito: distinguishable with any common colour vision; the paper's classes keep their
 # colour in every figure, other classes follow in order.
 _OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
 _PAPER_CLASSES = ("LT-HSC", "ST-HSC", "MPP")
+# pixels per inch of a shown figure, and how many of its pixels make one on the screen
+_DPI, _DENSITY = 100, 2
+
+
+class Figure(matplotlib.figure.Figure):
+    """A figure that carries a text of what is seen on it, and is shown at double resolution.
+
+    Notebooks keep the text and the size on the screen beside the picture, as metadata ``alt``,
+    ``width`` and ``height`` of ``image/png``; JupyterLab shows it at that size, and the book
+    takes all three.
+    """
+
+    alt: str = ""
+
+    def _ipython_display_(self) -> None:
+        """Show the figure; Jupyter's own way has no place for a text."""
+        from IPython.display import display  # drawing in batch needs no notebook
+
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=_DPI * _DENSITY)
+        width, height = (side // _DENSITY for side in Image.open(buffer).size)
+        shown = {"image/png": b64encode(buffer.getvalue()).decode(), "text/plain": self.alt}
+        sizes = {"alt": self.alt, "width": width, "height": height}
+        display(shown, metadata={"image/png": sizes}, raw=True)
 
 
 def class_colours(class_names: Sequence[str]) -> dict[str, str]:
@@ -28,14 +55,31 @@ def new_figure(nrows: int = 1, ncols: int = 1, *, size: tuple[float, float], **k
     import seaborn as sns  # brings scipy.stats: half a second that only a figure should cost
 
     with sns.axes_style("ticks"), sns.plotting_context("notebook", font_scale=0.85):
-        return plt.subplots(nrows, ncols, figsize=size, layout="constrained", **kwargs)
+        return plt.subplots(
+            nrows, ncols, figsize=size, layout="constrained", FigureClass=Figure, **kwargs
+        )
 
 
-def finish(figure: Figure, note: str = "") -> Figure:
+def finish(figure: Figure, note: str = "", alt: str = "") -> Figure:
     """Write the data note under a figure, and take it out of pyplot's list.
 
     A figure that pyplot no longer holds is shown once, as the value of its cell, and
     its memory is freed with it.
+
+    Parameters
+    ----------
+    figure : Figure
+        From `new_figure` or `picture_grid`.
+    note : str
+        Whose data these are; may be empty.
+    alt : str
+        What is seen, for those who cannot see it: the kind of figure, what its panels hold, and
+        the finding that catches the eye, with its numbers. One to three sentences.
+
+    Returns
+    -------
+    Figure
+        The same, for display as the value of a cell.
     """
     import seaborn as sns  # as in `new_figure`
 
@@ -45,6 +89,7 @@ def finish(figure: Figure, note: str = "") -> Figure:
     if note:
         figure.supxlabel(note, x=1, ha="right", fontsize=7.5, color="0.4", style="italic")
     plt.close(figure)
+    figure.alt = f"{alt} {note}.".strip() if note else alt
     return figure
 
 
@@ -70,6 +115,15 @@ def picture_grid(
 
 
 def stretched(image: NDArray) -> NDArray[np.uint8]:
-    """Stretch a slice, or each slice of an image, for the eye: 0.5th to 99.5th percentile."""
-    low, high = np.percentile(image, [0.5, 99.5], axis=(0, 1))
-    return (np.clip((image - low) / np.maximum(high - low, 1), 0, 1) * 255).astype(np.uint8)
+    """Stretch a slice (Y, X), or each slice of an image (Y, X, 3), for the eye, linearly.
+
+    A slice alone goes from its 0.5th to its 99.5th percentile. In an image the median of each
+    slice, as a rule the background, becomes the same gray, so that colour is left to what differs
+    from it; the farther of the 0.1st and the 99.9th percentile sets the scale.
+    """
+    if image.ndim == 2:
+        low, high = np.percentile(image, [0.5, 99.5])
+        return (np.clip((image - low) / max(high - low, 1), 0, 1) * 255).astype(np.uint8)
+    low, middle, high = np.percentile(image, [0.1, 50, 99.9], axis=(0, 1))
+    reach = np.maximum(np.maximum(middle - low, high - middle), 1)
+    return (np.clip(0.45 + 0.55 * (image - middle) / reach, 0, 1) * 255).astype(np.uint8)

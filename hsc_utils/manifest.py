@@ -191,24 +191,32 @@ def count_by_class(images: pd.DataFrame, by: str) -> pd.DataFrame:
     return counts.loc[paper.class_order(counts.index), columns]
 
 
+def slice_names(images: pd.DataFrame) -> tuple[str, ...]:
+    """Name the slices behind red, green and blue: ``Slice 0, DIC`` where all images agree on it."""
+    listed = [names.split(";") for names in images["channel_names"] if names]
+    called = [{names[k] for names in listed if len(names) > k} for k in range(3)]
+    return tuple(
+        f"Slice {k}" + (f", {of.pop()}" if len(of) == 1 else "") for k, of in enumerate(called)
+    )
+
+
 def compare_counts(images: pd.DataFrame) -> pd.DataFrame:
-    """Count images by class and set the paper's counts beside them.
+    """Count images by class, beside the paper's where it has one of the classes.
 
     Returns
     -------
     DataFrame
-        Index ``class`` (and ``total``), columns ``images``, ``paper`` and ``difference``;
-        the last two are absent (NA) for classes that the paper does not have.
+        Index ``class`` (and ``total``), columns ``images`` and ``images, the paper's``. Where the
+        paper has one of the classes, its others stand there with no image, and other classes have
+        no number of the paper's (NA).
     """
     check_columns(images, "class")
     counts = images["class"].value_counts().rename("images").to_frame()
-    reported = paper.counts()["images"].rename("paper")
-    of_paper = counts.index.isin(reported.index).any()
-    counts = counts.join(reported, how="outer" if of_paper else "left")
-    table = counts.loc[paper.class_order(counts.index)]
-    table = table.astype("Int64").fillna({"images": 0})
+    shared = set(counts.index) & set(paper.counts().index)
+    names = paper.class_order({*counts.index, *(paper.counts().index if shared else ())})
+    table = paper.beside(counts.reindex(names, fill_value=0), "images").astype("Int64")
     table.loc["total"] = table.sum(min_count=1)
-    return table.assign(difference=table["images"] - table["paper"]).rename_axis("class")
+    return table.rename_axis("class")
 
 
 def split_images(

@@ -17,6 +17,38 @@ def counts() -> pd.DataFrame:
     return pd.read_csv(REFERENCE_DIR / "counts.csv", index_col="class")
 
 
+def cells_per_image() -> pd.Series:
+    """Return the mean number of cells of an image by class, derived from the paper's totals."""
+    return counts()["cells"] / counts()["images"]
+
+
+def beside(ours: pd.DataFrame, *names: str) -> pd.DataFrame:
+    """Set columns of counts by class beside the paper's.
+
+    Parameters
+    ----------
+    ours : DataFrame
+        One row per class.
+    *names : str
+        Its columns ``images``, ``cells`` or ``cells per image`` that the paper has, too; the last
+        is derived from its totals.
+
+    Returns
+    -------
+    DataFrame
+        After each of these columns the paper's, missing for classes that it does not have; none
+        where it has no class of `ours`.
+    """
+    reported = counts().assign(**{"cells per image": cells_per_image()})
+    if reported.index.isin(ours.index).any():
+        for name in names:
+            place = ours.columns.get_loc(name) + 1
+            theirs = reported[name].reindex(ours.index)
+            ours = ours.copy()
+            ours.insert(place, f"{name}, the paper's", theirs)
+    return ours
+
+
 def class_order(class_names: Iterable[str]) -> list[str]:
     """Order classes for a reader: the paper's as it names them, then any others by name."""
     names, paper = set(class_names), list(counts().index)

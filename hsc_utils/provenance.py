@@ -1,8 +1,4 @@
-"""Where results go, how they are written, and the record of what made them.
-
-Every step anchors its paths at the repository root with `from_root`, writes with
-`atomic_path` (a temporary name, then a rename), and closes with `write_provenance`.
-"""
+"""The record of what made the results of a step, and whose data they are."""
 
 import ast
 import hashlib
@@ -14,14 +10,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from hsc_utils.files import ROOT, file_sha256, from_root, shown_path, write_json
-
-if TYPE_CHECKING:
-    from IPython.display import Markdown
 
 SIMULATED_NOTE = "Simulated demo data, not the paper's"
 
@@ -145,64 +137,3 @@ def data_note(table: pd.DataFrame) -> str:
         `SIMULATED_NOTE` where any row is simulated, otherwise an empty string.
     """
     return SIMULATED_NOTE if table["simulated"].any() else ""
-
-
-def header(*, dataset: str, simulated: bool, device: str = "", weights: str = "") -> "Markdown":
-    """Return the line that opens every notebook's results, with the banner where it is due.
-
-    Parameters
-    ----------
-    dataset : str
-        Name of the data set a reader would recognise.
-    simulated : bool
-        Whether any of the data came from the simulator.
-    device : str
-        Where models run; empty where the step uses no model.
-    weights : str
-        The weights that training started from, as actually used.
-
-    Returns
-    -------
-    Markdown
-        For display as the value of a cell.
-    """
-    from IPython.display import Markdown  # training in batch needs no notebook
-
-    line = f"**Data** {dataset}" + f" · **device** {device}" * bool(device)
-    line += f" · **starting weights** {weights}" * bool(weights)
-    if simulated:
-        line = (
-            f"> ⚠️ **{SIMULATED_NOTE}.** Every number and picture below shows that the code "
-            f"works, and says nothing about blood stem cells.\n\n{line}"
-        )
-    return Markdown(line)
-
-
-def written_files(*paths: str | Path) -> pd.DataFrame:
-    """List files a step wrote, with their sizes; a folder is one row that counts its files.
-
-    Parameters
-    ----------
-    *paths : path
-        Files or folders, relative ones anchored at the repository root.
-
-    Returns
-    -------
-    DataFrame
-        Columns ``file``, ``files`` and ``megabytes``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If one of them does not exist.
-    """
-    rows = []
-    for path in map(from_root, paths):
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{shown_path(path)} was expected to be written, but is missing."
-            )
-        members = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
-        size = sum(member.stat().st_size for member in members)
-        rows.append((shown_path(path), len(members), round(size / 1e6, 2)))
-    return pd.DataFrame(rows, columns=["file", "files", "megabytes"])

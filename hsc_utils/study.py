@@ -5,6 +5,7 @@ The names of the files in a run directory are spelt here and nowhere else.
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -72,6 +73,10 @@ class Study:
         return [run for run in runs if run.failure is None]
 
 
+# what training starts from, as a reader would say it; other names stay as they are
+STARTS = {"none": "random weights", "imagenet": "ImageNet weights"}
+
+
 def model_name(architecture: str, channels: Sequence[int] = ALL_CHANNELS) -> str:
     """Name a backbone and the slices it sees: ``resnet50``, or ``resnet50-slice0+2`` for fewer."""
     if tuple(channels) == ALL_CHANNELS:
@@ -83,6 +88,16 @@ def parse_model_name(model: str) -> tuple[str, tuple[int, ...]]:
     """Return backbone and channels of a `model_name`."""
     architecture, _, slices = model.partition("-slice")
     return architecture, tuple(map(int, slices.split("+"))) if slices else ALL_CHANNELS
+
+
+def model_words(model: str) -> str:
+    """Write a `model_name` as the field does: ResNet-18, or ResNet-18 on slice 0."""
+    backbone, _, subset = model.partition("-slice")
+    name = re.sub(r"^(resnet|densenet)(\d+)$", r"\1-\2", backbone)
+    name = name.replace("resnet", "ResNet").replace("densenet", "DenseNet")
+    if not subset:
+        return name
+    return f"{name} on slice{'s' * ('+' in subset)} {subset.replace('+', ' and ')}"
 
 
 @dataclass(frozen=True)

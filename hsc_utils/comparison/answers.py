@@ -6,7 +6,6 @@ with the reason, and stops nothing.
 
 import itertools
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,7 @@ from hsc_utils.comparison.compare import SCORES, compare, holm, leave_one_out_sc
 from hsc_utils.comparison.compare import read_predictions as read_aligned
 from hsc_utils.files import shown_path
 from hsc_utils.manifest import read_cells, read_images
-from hsc_utils.study import Run, Study, failure_of
+from hsc_utils.study import Run, Study, failure_of, model_words
 
 AGREES, DISAGREES = "agrees", "disagrees"
 UNKNOWN, BY_DESIGN = "cannot be told from these data", "the paper's design cannot show it"
@@ -55,14 +54,6 @@ class Answer:
     ours: str
     verdict: str
     why: str
-
-
-def spoken(model: str) -> str:
-    """Write a model's name as the field does: ResNet-18 on slice 0."""
-    backbone, _, subset = model.partition("-slice")
-    name = re.sub(r"^(resnet|densenet)(\d+)$", r"\1-\2", backbone)
-    name = name.replace("resnet", "ResNet").replace("densenet", "DenseNet")
-    return f"{name} on slice {subset}" if subset else name
 
 
 def stand_in(evidence: Evidence, level: str) -> str:
@@ -132,7 +123,7 @@ def _best(evidence: Evidence, level: str) -> Answer:
     model = stand_in(evidence, level)
     table = table_of(evidence.study.tables / f"best_{level}.csv", "the tables' step")
     if table.empty or model not in {*table["model"], *table["against"]}:
-        raise UnansweredError(f"{spoken(model)} has no other backbone beside it on {level}s.")
+        raise UnansweredError(f"{model_words(model)} has no other backbone beside it on {level}s.")
     if (table["against"] == model).all():  # written as the others minus the best
         ends = {"estimate": -table["estimate"], "low": -table["high"], "high": -table["low"]}
         rows = table.assign(other=table["model"], **ends)
@@ -141,7 +132,8 @@ def _best(evidence: Evidence, level: str) -> Answer:
     nearest = rows[rows["score"] == "auroc"].sort_values("estimate").iloc[0]
     ends = _with_interval(nearest["estimate"], nearest["low"], nearest["high"], "+")
     verdict, why = _direction(rows)
-    return Answer(f"{spoken(model)} minus {spoken(nearest['other'])}: AUROC {ends}", verdict, why)
+    pair = f"{model_words(model)} minus {model_words(nearest['other'])}"
+    return Answer(f"{pair}: AUROC {ends}", verdict, why)
 
 
 def _score(evidence: Evidence, level: str) -> Answer:
@@ -150,12 +142,12 @@ def _score(evidence: Evidence, level: str) -> Answer:
     table = _compared(_finished(evidence, level, model)).set_index("score")
     rows = table.loc[["balanced_accuracy", "auroc"], ["estimate", "low", "high"]]
     shown = [_with_interval(*row) for row in rows.itertuples(index=False)]
-    ours = f"{spoken(model)}: balanced accuracy {shown[0]}; AUROC {shown[1]}"
+    ours = f"{model_words(model)}: balanced accuracy {shown[0]}; AUROC {shown[1]}"
     if evidence.simulated:
         why = f"A score on simulated {level}s neither confirms nor refutes one on real ones."
         return Answer(ours, UNKNOWN, why)
     if model != PAPERS_MODEL:
-        return Answer(ours, UNKNOWN, f"{spoken(PAPERS_MODEL)} was not trained here.")
+        return Answer(ours, UNKNOWN, f"{model_words(PAPERS_MODEL)} was not trained here.")
     if rows.isna().any(axis=None):
         raise UnansweredError("A class has too few independent test images for an interval.")
     reported = paper.scores().loc[(level, PAPERS_MODEL)]
@@ -176,12 +168,12 @@ def _alike_image(evidence: Evidence) -> Answer:
     best = alone.loc[alone["estimate"].idxmax(), "model"]
     gaps = pairs[(pairs["model"] == best) | (pairs["against"] == best)]
     ends = _with_interval(lowest["estimate"], lowest["low"], lowest["high"])
-    ours = f"{len(alone)} backbones; the lowest, {spoken(lowest['model'])}: AUROC {ends}"
+    ours = f"{len(alone)} backbones; the lowest, {model_words(lowest['model'])}: AUROC {ends}"
     if table[["low", "high"]].isna().any(axis=None):
         raise UnansweredError("A class has too few independent test images for an interval.")
     apart = np.maximum(gaps["low"], -gaps["high"]).max()
     reach = np.maximum(gaps["high"], -gaps["low"]).max()
-    why = f"Beside the best, {spoken(best)}, differences of up to {reach:.2f} remain possible."
+    why = f"Beside the best, {model_words(best)}, differences of up to {reach:.2f} remain possible."
     if (alone["high"] < _WELL).any() or apart > _ALIKE:
         return Answer(ours, DISAGREES, why)
     return Answer(ours, AGREES if lowest["low"] > _WELL and reach < _ALIKE else UNKNOWN, why)
@@ -263,7 +255,7 @@ def _sensitivities(evidence: Evidence) -> Answer:
     else:
         in_order = all(low > 0 for low, _ in steps) and whole[0] >= _ALMOST_ALL
         verdict = AGREES if in_order else UNKNOWN
-    return Answer(f"{spoken(model)}: {shown}", verdict, why)
+    return Answer(f"{model_words(model)}: {shown}", verdict, why)
 
 
 def _order_of_three(evidence: Evidence) -> Answer:
@@ -281,7 +273,8 @@ def _order_of_three(evidence: Evidence) -> Answer:
     rows = pd.DataFrame([_pair(table, several, single), _pair(table, dense, several)])
     shown = [_with_interval(row.estimate, row.low, row.high, "+") for row in rows.itertuples()]
     verdict, why = _direction(rows)
-    why += f" The three here are {spoken(single)}, {spoken(several)} and {spoken(dense)}."
+    first, second, third = map(model_words, (single, several, dense))
+    why += f" The three here are {first}, {second} and {third}."
     return Answer(f"AUROC: all slices {shown[0]}; DenseNet {shown[1]}", verdict, why)
 
 
@@ -418,8 +411,8 @@ def _attention_on_cells(evidence: Evidence) -> Answer:
     ours = f"stride {stride:.0f}: {share['mean']:.2f} of it on {area['mean']:.2f} of the area, "
     ours += _with_interval(excess["mean"], excess["low"], excess["high"], "+")
     beside, room = rows["mean"]["share_neighbours"], rows["mean"]["area_neighbours"]
-    why = f"{spoken(run.model)}. Neighbours get {beside:.3f} of the attention on {room:.3f} of the "
-    why += f"area{', so they are not left out' if beside > room else ''}. "
+    why = f"{model_words(run.model)}. Neighbours get {beside:.3f} of the attention on {room:.3f} "
+    why += f"of the area{', so they are not left out' if beside > room else ''}. "
     why += "That it is texture which decides, no share of area can show."
     if stride != _USUAL_STRIDE:
         first = (
@@ -441,7 +434,7 @@ def _attention_on_images(evidence: Evidence) -> Answer:
     ours = f"on cells {_with_interval(on_cells['mean'], on_cells['low'], on_cells['high'], '+')}; "
     ours += f"Gini {_with_interval(uneven['mean'], uneven['low'], uneven['high'], '+')}"
     run = _explained(evidence, "image")
-    why = f"{spoken(run.model)}, beyond area and moved maps. "
+    why = f"{model_words(run.model)}, beyond area and moved maps. "
     if on_cells["high"] < 0 or uneven["high"] < 0:
         verdict = DISAGREES
     else:
@@ -470,7 +463,7 @@ def _density(evidence: Evidence, run: Run) -> str:
     own = _with_interval(count["auroc"], count["auroc_low"], count["auroc_high"])
     ends = count[["difference", "difference_low", "difference_high"]]
     return (
-        f"{text}The count alone reaches an AUROC of {own}; {spoken(run.model)} adds "
+        f"{text}The count alone reaches an AUROC of {own}; {model_words(run.model)} adds "
         f"{_with_interval(*ends, '+')}."
     )
 

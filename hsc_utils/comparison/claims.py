@@ -20,7 +20,6 @@ from hsc_utils.comparison.answers import (
     Answer,
     Evidence,
     UnansweredError,
-    spoken,
     stand_in,
     table_of,
 )
@@ -28,7 +27,7 @@ from hsc_utils.comparison.compare import ComparisonError
 from hsc_utils.files import atomic_path, from_caller, shown_path, write_csv
 from hsc_utils.manifest import read_cells
 from hsc_utils.provenance import SIMULATED_NOTE
-from hsc_utils.study import DamagedFileError, Study, tabulate_runs
+from hsc_utils.study import DamagedFileError, Study, model_words, tabulate_runs
 
 # each verdict with its colour on the page, and how several are counted
 VERDICTS = {
@@ -156,8 +155,8 @@ def _stand_ins(evidence: Evidence) -> str:
         if model in others:
             others[model].append(f"{level}s")
     return " ".join(
-        f"For {' and '.join(levels)}, {spoken(PAPERS_MODEL)} was not trained here; "
-        f"{spoken(model)} stands in its place."
+        f"For {' and '.join(levels)}, {model_words(PAPERS_MODEL)} was not trained here; "
+        f"{model_words(model)} stands in its place."
         for model, levels in others.items()
     )
 

@@ -1,7 +1,7 @@
 """Compare runs by their stored predictions: scores, and paired differences with intervals."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ import scipy
 
 from hsc_utils import metrics
 from hsc_utils.files import shown_path
-from hsc_utils.study import SLICES, Run, Study, tabulate_runs
+from hsc_utils.study import SLICES, Run, Study, model_words, tabulate_runs
 
 SCORES = ("auroc", "balanced_accuracy")
 
@@ -418,22 +418,61 @@ def roc_curves(
     return curves
 
 
-def verdict(row: pd.Series) -> str:
+def trained_once(table: pd.DataFrame) -> list[str]:
+    """Say, where it is so, that differences of `compare` speak of single trainings alone."""
+    if (table["seeds"] >= 2).all():
+        return []
+    return [
+        "Models were trained once each: whether their architectures differ takes several trainings."
+    ]
+
+
+def verdict(row: Mapping[str, object]) -> str:
     """Say in a sentence what a row of `compare` with ``against`` lets a fair reader conclude."""
-    name = row["score"].replace("_", " ").replace("auroc", "AUROC")
-    text = f"{name} of {row['model']} minus {row['against']}: {row['estimate']:+.3f}"
+    text = f"{_score_words(row['score'])} of {_compared(row)}: {row['estimate']:+.3f}"
     if np.isnan(row["p_holm"]):
         return (
             f"{text}. No interval and no verdict: a class has fewer than {metrics.MIN_IMAGES} "
             "independent test images, or no image moves the scores."
         )
-    text += f" ({row['low']:+.3f} to {row['high']:+.3f}), corrected p = {row['p_holm']:.3g}: "
+    text += f" ({row['low']:+.3f} to {row['high']:+.3f}), corrected p {_p_value(row['p_holm'])}: "
     side = "higher" if row["estimate"] > 0 else "lower"
     if row["p_holm"] >= 0.05:
         return f"{text}not told apart."
     if row["seeds"] < 2:
-        return (
-            f"{text}{side} for these two trained models; whether the architectures differ takes "
-            "several trainings of each."
-        )
+        return f"{text}{side} for these two trained models."
     return f"{text}{side}, by more than the choice of images and of seeds explains."
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Lay out rows of `compare`, corrected by `holm`, for a reader: one row per number, as text."""
+    lines = [
+        {
+            "model, or difference": _compared(row),
+            "score": _score_words(row["score"]),
+            "value (95 % interval)": metrics.with_interval(
+                row["estimate"], row["low"], row["high"], "+.3f" if row["against"] else ".3f"
+            ),
+            "p (corrected)": _p_value(row["p_holm"]).removeprefix("= "),
+            "trainings": str(row["seeds"]),
+        }
+        for row in table.to_dict("records")
+    ]
+    return pd.DataFrame(lines)
+
+
+def _compared(row: Mapping) -> str:
+    """Name a model, or which is taken from which."""
+    model = model_words(row["model"])
+    return f"{model} minus {model_words(row['against'])}" if row["against"] else model
+
+
+def _score_words(score: str) -> str:
+    return score.replace("_", " ").replace("auroc", "AUROC")
+
+
+def _p_value(p: float) -> str:
+    """Write a p-value with an equals sign, or as below 0.001; a dash where there is none."""
+    if np.isnan(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"

@@ -19,13 +19,14 @@ from hsc_utils.comparison.compare import (
     leave_one_out_scores,
     read_predictions,
     refuse_mixtures,
+    trained_once,
     verdict,
 )
 from hsc_utils.files import atomic_path, from_caller, from_root, write_csv
 from hsc_utils.provenance import SIMULATED_NOTE
-from hsc_utils.study import Run, tabulate_runs
+from hsc_utils.study import STARTS, Run, model_words, tabulate_runs
 
-SHOWN_SCORES = ("balanced_accuracy", "auroc")
+SHOWN_SCORES = {"balanced_accuracy": "Balanced accuracy", "auroc": "AUROC"}
 TITLES = {
     "image": "Table 1: whole images",
     "cell": "Table 2: single cells",
@@ -137,8 +138,8 @@ def page(runs: pd.DataFrame, best: Mapping[str, pd.DataFrame] | None = None) -> 
     paragraphs.append(
         f"Scores on the {subsets} subset: mean ± standard deviation over seeds"
         f"{', each seed a training of its own' if repeated else ''}. The best mean is **bold**; "
-        "the paper's figures, on its own data, stand beside where its text gives them. Starting "
-        f"weights: {weights}."
+        "the paper's scores, on its own data, stand below where its text gives them. All networks "
+        f"start from {STARTS.get(weights, weights)}."
     )
     if "validation" in subsets:
         paragraphs.append(
@@ -154,7 +155,13 @@ def page(runs: pd.DataFrame, best: Mapping[str, pd.DataFrame] | None = None) -> 
             paragraphs += [
                 "**Is the best better than the others?** The best of several is the best partly by "
                 "luck, so every pair and both scores enter the correction (Holm).",
-                "\n".join(f"- {verdict(row)}" for _, row in differences.iterrows()),
+                "\n".join(
+                    f"- {line}"
+                    for line in [
+                        *map(verdict, differences.to_dict("records")),
+                        *trained_once(differences),
+                    ]
+                ),
             ]
     if failed := len(runs) - len(finished):
         paragraphs.append(
@@ -169,22 +176,31 @@ def page(runs: pd.DataFrame, best: Mapping[str, pd.DataFrame] | None = None) -> 
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    """Draw one table; a column of reasons is there only where something is missing."""
+    """Draw one table, the paper's scores in rows of their own below.
+
+    A column of reasons is there only where something is missing.
+    """
     complete = table["finished"] == table["seeds"]
     of_all = table["finished"].astype(str) + " of " + table["seeds"].astype(str)
-    columns = [table["model"], table["seeds"].astype(str).where(complete, of_all)]
+    columns = {
+        "Model": table["model"].map(model_words),
+        "Seeds": table["seeds"].astype(str).where(complete, of_all),
+    }
     rivals = table["finished"].gt(0).sum() > 1
-    for key in SHOWN_SCORES:
+    for key, name in SHOWN_SCORES.items():
         best = table[key].round(3).max() if rivals else np.nan
-        columns.append(table.apply(_score_cell, axis=1, key=key, best=best))
-        known = [f"{v:.3f}" if np.isfinite(v) else "not given" for v in table[f"{key}_paper"]]
-        columns.append(pd.Series(known, table.index))
-    names = ["Model", "Seeds", "Balanced accuracy", "the paper's", "AUROC", "the paper's"]
+        columns[name] = table.apply(_score_cell, axis=1, key=key, best=best)
     if table["missing"].any():
-        columns.append(table["missing"].map(_in_a_cell))
-        names.append("Missing")
-    drawn = pd.concat(columns, axis=1).set_axis(names, axis=1)
-    sides = ["left", *["right"] * 5, "left"][: len(names)]
+        columns["Missing"] = table["missing"].map(_in_a_cell)
+    drawn = pd.DataFrame(columns)
+    given = table[[f"{key}_paper" for key in SHOWN_SCORES]].notna().any(axis=1)
+    for row in table[given].to_dict("records"):
+        told = {"Model": f"{model_words(row['model'])} in the paper, on its own data", "Seeds": "–"}
+        for key, name in SHOWN_SCORES.items():
+            theirs = row[f"{key}_paper"]
+            told[name] = "not given" if np.isnan(theirs) else f"{theirs:.3f}"
+        drawn = pd.concat([drawn, pd.DataFrame([told])]).fillna("")
+    sides = ["left", *["right"] * 3, "left"][: drawn.shape[1]]
     return drawn.to_markdown(index=False, colalign=sides, disable_numparse=True)
 
 

@@ -20,7 +20,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "tuning": [
             "agreement_between",
+            "METHOD_NAMES",
             "best_of_each",
+            "best_settings",
             "grid_findings",
             "make_grid",
             "method_differences",

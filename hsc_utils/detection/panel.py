@@ -5,7 +5,6 @@ from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hsc_utils import drawing
@@ -20,7 +19,7 @@ def detection_panel(
     path: str | Path,
     interactive: bool = False,
     note: str = "",
-) -> Figure | widgets.Widget:
+) -> drawing.Figure | widgets.Widget:
     """Show what settings find in an image, with sliders to change them if asked.
 
     Parameters

@@ -276,6 +276,34 @@ def best_of_each(scores: pd.DataFrame) -> dict[str, int]:
     return dict(zip(best["method"], best.index.tolist(), strict=True))
 
 
+# rows of `best_settings`: the columns of `score_trials` that make them, and how they are written
+_ROWS = {
+    "sizes searched (sigma, px)": "{min_sigma:g} to {max_sigma:g}",
+    "threshold": "{threshold:g}",
+    "cells per image": "{cells:.1f}",
+    "precision": "{precision:.3f}",
+    "recall": "{recall:.3f}",
+    "F1": "{f1:.3f}",
+    "distance from the true centre (px)": "{error:.1f}",
+    "cells found twice": "{found_twice:.0f}",
+    "circles around several cells": "{merged:.0f}",
+    "agreement with settings one step away (F1)": "{stability:.3f}",
+    "agreement with the other methods (F1)": "{agreement:.3f}",
+    "cells of the smallest or largest size": "{at_ends:.0%}",
+    "seconds per image": "{seconds:.3f}",
+}
+
+
+def best_settings(scores: pd.DataFrame, best: Mapping[str, int]) -> pd.DataFrame:
+    """Lay out `best_of_each` for a reader: one column per method, one row per number, as text."""
+    texts = {}
+    for method, number in best.items():
+        row = scores.loc[number].to_dict()
+        known = {name: form for name, form in _ROWS.items() if form[1:].split(":")[0] in row}
+        texts[METHOD_NAMES[method]] = {name: form.format(**row) for name, form in known.items()}
+    return pd.DataFrame(texts).rename_axis("best settings")
+
+
 def method_differences(
     trials: Trials, scores: pd.DataFrame, truth: pd.DataFrame | None, max_distance: float
 ) -> pd.DataFrame:

@@ -10,9 +10,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "draw_predicted",
             "in_words",
             "inputs_and_targets",
+            "map_findings",
             "measure_cells",
             "measure_images",
             "pick_examples",
+            "sentences",
         ],
         "checks": [
             "correlation_by_layer",

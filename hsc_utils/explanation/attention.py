@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from hsc_utils import training
+from hsc_utils import metrics, paper, training
 from hsc_utils.explanation import masks
 from hsc_utils.explanation.maps import grad_cam, resize_maps, same_shapes
 from hsc_utils.files import no_bar
@@ -309,8 +309,43 @@ def gini(values: np.ndarray) -> float:
     return float((2 * np.arange(1, count + 1) - count - 1) @ ordered / (count * total))
 
 
+# numbers of Grad-CAM, as a reader calls them; those of a part of the cell have its name behind
+_NUMBER_WORDS = {
+    "share": "share of Grad-CAM inside the cell",
+    "area": "share of the patch's area that the cell covers",
+    "excess": "share beyond the area",
+    "share_neighbours": "share of Grad-CAM on neighbours",
+    "area_neighbours": "share of area that neighbours cover",
+    "pointing": "highest point lies in the cell",
+    "pointing_chance": "highest point, by chance",
+    "pointing_excess": "highest point, beyond chance",
+    "cells": "cells in the image",
+    "gini": "Gini coefficient over cells",
+    "gini_shifted": "Gini coefficient, maps moved",
+    "gini_excess": "Gini coefficient beyond moved maps",
+}
+_PART_WORDS = {
+    "share": "share of Grad-CAM on the {}",
+    "area": "share of area that the {} covers",
+    "excess": "share on the {} beyond the area",
+    "other": "share on the {} of another cell's map",
+    "beyond": "share on the {} beyond another cell's map",
+}
+_HIGHEST = "of the cells hold the highest point of their map"
+_ON_CELLS = "of Grad-CAM on whole images lies on detected cells"
+_GATHERS = "is the Gini coefficient of light over the cells of an image"
+_IMAGE_WORDS = {
+    "share": "share of Grad-CAM on detected cells",
+    "area": "share of the image's area that they cover",
+}
+
+
 def in_words(means: pd.DataFrame, columns: str = "class") -> pd.DataFrame:
-    """Lay out `metrics.means_by_class` for a reader: ``mean (low to high)``, a row a number."""
+    """Lay out `metrics.means_by_class` for a reader: one row per number, named in words.
+
+    Values are ``mean (low to high)``; a column ``all classes`` comes first, then the classes in
+    the paper's order. With `columns` ``stride``, there is one column per depth of the network.
+    """
     texts = [
         f"{m.mean:.3f} "
         + (
@@ -321,4 +356,59 @@ def in_words(means: pd.DataFrame, columns: str = "class") -> pd.DataFrame:
         for m in means.itertuples()
     ]
     wide = means.assign(text=texts).pivot_table("text", "number", columns, "first", sort=False)
-    return wide.rename_axis(index=None)
+    if columns == "class":
+        names = paper.class_order(set(wide) - {"all classes"})
+        wide = wide.reindex(columns=[*(["all classes"] if "all classes" in wide else []), *names])
+    else:
+        wide = wide.rename(columns="{} px".format)
+    known = _NUMBER_WORDS | (_IMAGE_WORDS if "gini" in wide.index else {})
+    return wide.rename(index=lambda number: _number_words(number, known)).rename_axis(
+        index="mean (95 % interval)", columns=None
+    )
+
+
+def map_findings(measured: pd.DataFrame, input_size: int) -> list[str]:
+    """Say of each stride of `measure_cells` how fine its maps are, and how many are zero."""
+    return [
+        f"Stride {stride} px: a map has {input_size // stride} × {input_size // stride} places; "
+        f"{zero.mean():.1%} of the maps are zero everywhere."
+        for stride, zero in measured.groupby("stride", sort=False)["zero"]
+    ]
+
+
+def sentences(cell_means: pd.DataFrame, image_means: pd.DataFrame) -> list[str]:
+    """Say in plain words where maps lie, from `metrics.means_by_class` of one stride and of images.
+
+    Of all classes together: what lies on cells beyond their area, how often the highest point is
+    the cell's beyond chance, and whether light gathers on particular cells. Images may be absent.
+    """
+    asked = [
+        (cell_means, "share", "area", "excess", "of Grad-CAM lies inside the cell", "its area"),
+        (cell_means, "pointing", "pointing_chance", "pointing_excess", _HIGHEST, "chance"),
+        (image_means, "share", "area", "excess", _ON_CELLS, "their area"),
+        (image_means, "gini", "gini_shifted", "gini_excess", _GATHERS, "moved maps"),
+    ]
+    said = []
+    for means, number, expected, beyond, what, than in asked:
+        if means.empty:
+            continue
+        of_all = means[means["class"] == "all classes"].set_index("number")
+        excess = of_all.loc[beyond]
+        gap = metrics.with_interval(excess["mean"], excess["low"], excess["high"], "+.3f")
+        if np.isnan(excess["low"]):
+            end = f"too few images to say whether that differs from {than}"
+        elif excess["low"] > 0:
+            end = f"more than {than}"
+        else:
+            end = f"less than {than}" if excess["high"] < 0 else f"not told apart from {than}"
+        value, chance = of_all.loc[number, "mean"], of_all.loc[expected, "mean"]
+        said.append(f"{value:.3f} {what}, where {than} gives {chance:.3f}: {gap}, {end}.")
+    return said
+
+
+def _number_words(number: str, known: Mapping[str, str]) -> str:
+    """Name a number of a cell, of a part of it, or of a comparison that has its name already."""
+    measure, _, part = number.partition("_")
+    if number not in known and part and measure in _PART_WORDS:
+        return _PART_WORDS[measure].format(part)
+    return known.get(number, number)

@@ -19,7 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "internal_predictions",
             "read_tables",
             "scores_side_by_side",
-            "sentence",
+            "sentences",
             "surest_and_least_sure",
             "unlike_rates",
         ],

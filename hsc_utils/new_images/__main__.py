@@ -65,7 +65,8 @@ def say(predictions: pd.DataFrame, target: Path, confidence: float) -> None:
             told = f"{count:6}  {question}" + f" ({first})" * bool(first)
             print(textwrap.fill(told, 100, subsequent_indent=" " * 10))
     print(same)
-    print("\n" + new_images.sentence(predictions, rejected, confidence).replace("**", ""))
+    said = " ".join(new_images.sentences(predictions, rejected, confidence))
+    print("\n" + said.replace("**", ""))
     for name in ("predictions.csv", "cells.csv", "rejected.csv", "pictures"):
         if (target / name).exists():
             print(f"wrote {shown_path(target / name)}")

@@ -391,7 +391,8 @@ def _scores(record: _Record) -> str:
         }
         for name, scores in record.scores["per_class"].items()
     )
-    text = f"{training.sentence(record.run)}\n\n{_table(table)}\n\n{_table(by_class)}\n\n"
+    said = " ".join(training.sentences(record.run))
+    text = f"{said}\n\n{_table(table)}\n\n{_table(by_class)}\n\n"
     if record.baselines is None:
         return f"{text}What would do without a network: {_UNKNOWN}."
     beside = shortcuts.baseline_table(record.baselines).reset_index()

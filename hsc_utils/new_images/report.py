@@ -198,28 +198,28 @@ def cell_pictures(
     return pictures
 
 
-def sentence(predictions: pd.DataFrame, rejected: pd.DataFrame, confidence: float) -> str:
+def sentences(predictions: pd.DataFrame, rejected: pd.DataFrame, confidence: float) -> list[str]:
     """Say in plain words what became of the files, and how far to trust it."""
     count, undecided = len(predictions), int((predictions["called"] == UNDECIDED).sum())
     calls = predictions["called"].value_counts().drop(UNDECIDED, errors="ignore")
     listed = ", ".join(f"{number} × {name}" for name, number in calls.items()) or "none"
     warned = int((predictions["differences"] > 0).sum())
-    text = (
+    said = [
         f"Of {count + len(rejected)} files, {count} could be read. At a probability of "
         f"{confidence:.0%} or more a class is called for {count - undecided} ({listed}); "
-        f"{undecided} stay undecided. "
-    )
+        f"{undecided} stay undecided."
+    ]
     labelled = predictions[(predictions["class"] != "") & (predictions["called"] != UNDECIDED)]
     labelled = labelled[labelled["known_file"] == ""]
     if len(labelled):
         right = int((labelled["called"] == labelled["class"]).sum())
-        text += f"Of those called whose class is known, {right} of {len(labelled)} are right. "
+        said.append(f"Of those called whose class is known, {right} of {len(labelled)} are right.")
     if warned > count / 2:
-        text += (
+        said.append(
             f"**{warned} of {count} images differ from those the models were trained on: read no "
-            "probability here as the truth.** "
+            "probability here as the truth.**"
         )
     elif warned:
         differ = "image differs" if warned == 1 else "images differ"
-        text += f"{warned} {differ} from those of training: see the warnings. "
-    return text.strip()
+        said.append(f"{warned} {differ} from those of training: see the warnings.")
+    return said

@@ -6,12 +6,13 @@ the truth of a simulated study.
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
@@ -30,7 +31,8 @@ from hsc_utils.simulation.specimen import (
 )
 
 _FIELD_PX = 96  # side of the example pictures
-_PARTS = {"inside": "white", "nucleus": "#E69F00", "granules": "#56B4E9"}
+_PICTURE_DPI = 200  # twice that of a screen
+_PARTS = {"inside": "white", "nucleus": "#E69F00", "granules": "#56B4E9"}  # colours of outlines
 _CEILING = """
 ```{{list-table}} Ceilings: the AUROC (mean of one-vs-rest) that the true traits allow
 :header-rows: 1
@@ -60,7 +62,7 @@ def ceilings(cells: int = 20000, seed: int = 0) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        AUROC in [0, 1]: one row a slice alone, all slices, and each trait alone; columns ``all``
+        AUROC in [0, 1]: one row per slice alone, all slices, and each trait alone; columns ``all``
         (mean of one-vs-rest) and the classes.
     """
     fitted, judged = (_drawn(cells, generator(seed, "ceilings", k)) for k in ("fit", "score"))
@@ -95,65 +97,72 @@ def _aurocs(fitted: pd.DataFrame, judged: pd.DataFrame, columns: list[str]) -> d
     return {"all": float(np.mean(list(by_class.values())))} | by_class
 
 
-def draw_examples() -> Figure:
+def draw_examples() -> drawing.Figure:
     """Draw a typical cell of each class in every slice, its nucleus and granules outlined."""
-    slices = list(LIGHT)
+    slices, classes = list(LIGHT), list(DENSITY)
     figure, panels = drawing.picture_grid(
-        len(DENSITY), len(slices) + 1, size=(9.6, 7.4), labels=list(DENSITY)
+        len(classes), len(slices) + 1, size=(8, 6.5), labels=classes
     )
-    for number, (row, name) in enumerate(zip(panels, DENSITY, strict=True)):
+    colours, window = drawing.class_colours(classes), slice(20, 76)
+    for number, (row, name) in enumerate(zip(panels, classes, strict=True)):
         traits = {key: trait.means[number] for key, trait in TRAITS.items()}
-        cell = pd.DataFrame(
-            [
-                {"source": f"{name}/example", "label": 1, "y": 48.0, "x": 48.0, "focus_um": 0.0}
-                | traits
-            ]
-        )
-        pixels, parts = render(cell, len(slices), 0, _FIELD_PX, 2)
-        window = slice(20, 76)
-        for panel, plane, title in zip(row, pixels, slices, strict=False):
-            panel.imshow(drawing.stretched(plane)[window, window], cmap="gray")
+        place = {"source": f"{name}/example", "label": 1, "y": 48.0, "x": 48.0, "focus_um": 0.0}
+        pixels, parts = render(pd.DataFrame([place | traits]), len(slices), 0, _FIELD_PX, 2)
+        shown = [drawing.stretched(plane)[window, window] for plane in pixels]
+        titles = [*slices, "What was planted, on DIC"]
+        for panel, plane, title in zip(row, [*shown, shown[0]], titles, strict=True):
+            panel.imshow(plane, cmap="gray")
             panel.set_title(title, fontsize=9)
-        row[-1].imshow(drawing.stretched(pixels[0])[window, window], cmap="gray")
-        row[-1].set_title("planted", fontsize=9)
         for part, colour in _PARTS.items():
             outline = (parts[part] > 0)[window, window].astype(float)
-            row[-1].contour(outline, [0.5], colors=colour, linewidths=1.1)
+            row[-1].contour(outline, [0.5], colors=colour, linewidths=1.3)
         bar_px = 5 / PIXEL_SIZE_UM
         row[0].plot([4, 4 + bar_px], [52, 52], color="white", lw=2)
-        row[0].text(4 + bar_px / 2, 50, "5 µm", color="white", fontsize=8, ha="center")
+        row[0].text(4 + bar_px / 2, 50, "5 µm", color="white", fontsize=8.5, ha="center")
+        row[0].texts[0].set(color=colours[name], fontweight="bold", fontsize=10)
     # white would not show on the page
     lines = [Line2D([], [], color=colour) for colour in ("0.4", *list(_PARTS.values())[1:])]
-    figure.legend(
-        lines, ["cell (white)", "nucleus", "granules"], loc="outside lower center", ncols=3
+    look = {"loc": "outside upper center", "ncols": 3, "frameon": False, "fontsize": 9.5}
+    figure.legend(lines, ["cell (white)", "nucleus", "granules"], title="Outlines", **look)
+    glow = dict(zip(classes, TRAITS["glow_in_spots"].means, strict=True))
+    said = ", ".join(f"{share:.0%} in {name}" for name, share in glow.items())
+    alt = (
+        f"A typical simulated cell of each class ({', '.join(classes)}) in {', '.join(slices)}, "
+        "each slice stretched for the eye, and on DIC the outlines of cell, nucleus and granules. "
+        f"Share of the autofluorescence in bright spots: {said}."
     )
-    return drawing.finish(figure, SIMULATED_NOTE)
+    return drawing.finish(figure, SIMULATED_NOTE, alt)
 
 
-def draw_distributions(truth: pd.DataFrame) -> Figure:
+def draw_distributions(truth: pd.DataFrame) -> drawing.Figure:
     """Draw how each trait is spread over the true cells of a study, by class."""
     colours = drawing.class_colours(list(DENSITY))
-    figure, panels = drawing.new_figure(1, len(TRAITS), size=(13, 2.9))
-    for panel, (name, trait) in zip(panels, TRAITS.items(), strict=True):
+    rows = -(-(len(TRAITS) + 1) // 3)  # one place is left for the legend
+    figure, panels = drawing.new_figure(rows, 3, size=(8, 2.4 * rows + 0.2))
+    said = []
+    for panel, (name, trait) in zip(panels.flat, TRAITS.items(), strict=False):
         bins = np.linspace(*np.percentile(truth[name], [0.2, 99.8]), 26)
-        for class_name, of_class in truth.groupby("class"):
-            panel.hist(
-                of_class[name],
-                bins,
-                density=True,
-                histtype="stepfilled",
-                alpha=0.5,
-                color=colours[class_name],
-                label=class_name,
-            )
-        panel.set_xlabel(trait.meaning, fontsize=8.5)
+        of_classes = [truth.loc[truth["class"] == one, name] for one in DENSITY]
+        for values, colour in zip(of_classes, colours.values(), strict=True):
+            fill = {"histtype": "stepfilled", "color": colour, "alpha": 0.25}
+            panel.hist(values, bins, density=True, **fill)
+            panel.hist(values, bins, density=True, histtype="step", color=colour, lw=1.6)
+        panel.set_xlabel(trait.meaning[:1].upper() + trait.meaning[1:], fontsize=8.5)
         panel.set_yticks([])
-    panels[0].legend(fontsize=8, frameon=False)
-    return drawing.finish(figure, SIMULATED_NOTE)
+        means = (f"{values.mean():.3g}" for values in of_classes)
+        said.append(f"{trait.meaning} {', '.join(means)}")
+    for panel in panels[:, 0]:
+        panel.set_ylabel("Frequency of cells", fontsize=9)
+    for panel in panels.flat[len(TRAITS) :]:
+        panel.axis("off")
+    patches = [Patch(color=colour, label=name) for name, colour in colours.items()]
+    panels.flat[-1].legend(handles=patches, loc="center", frameon=False, fontsize=10)
+    alt = f"Histograms of each planted trait by class. Means of {', '.join(DENSITY)}: "
+    return drawing.finish(figure, SIMULATED_NOTE, f"{alt}{'; '.join(said)}.")
 
 
-def page(truth: pd.DataFrame, settings: dict) -> str:
-    """Write the page, in Markdown."""
+def page(truth: pd.DataFrame, settings: dict, alts: Mapping[str, str]) -> str:
+    """Write the page, in Markdown; `alts` say what is seen on its pictures, cells and traits."""
     table = ceilings()
     rows = "\n".join(
         f"* - {what}\n" + "\n".join(f"  - {value:.3f}" for value in row)
@@ -192,7 +201,7 @@ wrote beside the acquisitions; no step of the analysis reads either, except to b
 ## Three cells
 
 ```{{figure}} planted_cells.png
-:alt: A typical simulated cell of each class in three slices, its nucleus and granules outlined.
+:alt: {alts["cells"]}
 :width: 100%
 
 A typical cell of each class, each slice stretched for the eye. Right: where nucleus and granules
@@ -206,7 +215,7 @@ were put. Grad-CAM is scored against exactly these outlines in notebook 06.
 {planted}
 
 ```{{figure}} planted_traits.png
-:alt: Histograms of each planted trait by class over all true cells of the demo.
+:alt: {alts["traits"]}
 :width: 100%
 
 Each trait over all {len(truth):,} true cells of {truth["source"].nunique()} acquisitions.
@@ -263,9 +272,10 @@ def write_page(truth_dir: str | Path) -> None:
     pictures = {"cells": draw_examples(), "traits": draw_distributions(truth)}
     for name, figure in pictures.items():
         with atomic_path(truth_dir / f"planted_{name}.png") as temporary:
-            figure.savefig(temporary, dpi=130, format="png")
+            figure.savefig(temporary, dpi=_PICTURE_DPI, format="png")
     with atomic_path(truth_dir / "planted.md") as temporary:
-        temporary.write_text(page(truth, settings))
+        alts = {name: figure.alt for name, figure in pictures.items()}
+        temporary.write_text(page(truth, settings, alts))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "reliability",
             "score_table",
             "scores_note",
-            "sentence",
+            "sentences",
             "vote",
         ],
         "samples": ["check_samples"],

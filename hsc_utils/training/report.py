@@ -21,25 +21,20 @@ _COMPARED = ("balanced_accuracy", "auroc")
 
 
 def score_table(run: Run) -> pd.DataFrame:
-    """Set a run's scores, with their intervals, beside what the paper reports of that model.
+    """Set a run's scores beside their intervals, and below them what the paper reports.
 
     They are those of the test subset, or of validation where there is none (`Run.judged_on`).
 
     Returns
     -------
     DataFrame
-        One row a score: ``this run``, ``95 % interval``, ``paper, on its own data``, and where the
-        run was cross-validated, ``cross-validated`` (of all samples, with the interval).
+        One row per score: ``value``, ``95 % interval`` (in words), and where the run was
+        cross-validated, ``cross-validated`` (of all samples, with the interval). The scores that
+        the paper gives of such a model, on its own data, are rows of their own.
     """
-    scores, reported = run.scores[run.judged_on], paper.scores()
-    model = (run.config.level, run.config.architecture)
-    known = reported.loc[model] if model in reported.index else {}
+    scores = run.scores[run.judged_on]
     rows = {
-        name: {
-            "this run": _number(scores[key]),
-            "95 % interval": _range(scores["intervals"][key]),
-            "paper, on its own data": f"{known[key]:.3f}" if key in known else "not given",
-        }
+        name: {"value": _number(scores[key]), "95 % interval": _range(scores["intervals"][key])}
         for key, name in _SCORE_NAMES.items()
     }
     error, calibration = "expected calibration error", run.calibration
@@ -48,17 +43,20 @@ def score_table(run: Run) -> pd.DataFrame:
         (error, scores["ece"], scores["ece_if_calibrated"]),
         (tempered, calibration["ece_after"], calibration["ece_if_calibrated"]),
     ):
-        rows[name] = {
-            "this run": _number(ece),
-            "95 % interval": "{:.3f} to {:.3f} if calibrated".format(*expected),
-            "paper, on its own data": "not given",
-        }
+        expected = "{:.3f} to {:.3f} if calibrated".format(*expected)
+        rows[name] = {"value": _number(ece), "95 % interval": expected}
     if pooled := _cross_validated(run):
         for key, name in _SCORE_NAMES.items():
             found = f"{_number(pooled[key])} ({_range(pooled['intervals'][key])})"
             rows[name]["cross-validated"] = found
         rows[error]["cross-validated"] = _number(pooled["ece"])
         rows[tempered]["cross-validated"] = "not fitted"
+    reported, model = paper.scores(), (run.config.level, run.config.architecture)
+    known = reported.loc[model] if model in reported.index else {}
+    for key, name in _SCORE_NAMES.items():
+        if key in known:
+            told = {"value": f"{known[key]:.3f}", "95 % interval": "not given"}
+            rows[f"the paper's {name}, on its own data"] = told
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(f"{run.judged_on} score")
 
 
@@ -83,64 +81,62 @@ def scores_note(run: Run, note: str) -> str:
     return " · ".join(filter(None, [note, "Validation subset: there is no test subset"]))
 
 
-def sentence(run: Run) -> str:
+def sentences(run: Run) -> list[str]:
     """Say in plain words what the scores of a finished run mean, and how far to trust them."""
     subset, class_names = run.judged_on, run.config.class_names
     scores = run.scores[subset]
     confusion = np.array(scores["confusion"])
     low, high = scores["intervals"]["auroc"]
     commonest = confusion.sum(1).max() / confusion.sum()
-    text = (
+    said = [
         f"Of {scores['samples']} {subset} {run.config.level}s, {scores['accuracy']:.0%} are given "
-        f"their class (always naming the commonest would reach {commonest:.0%}). "
-    )
+        f"their class (always naming the commonest would reach {commonest:.0%})."
+    ]
     if subset == "validation":
-        text = f"There is no test subset, and the kept epoch flatters these scores. {text}"
+        said.insert(0, "There is no test subset, and the kept epoch flatters these scores.")
     if np.isnan(scores["auroc"]):
-        text += "They are of one class only, so nothing is known of telling classes apart. "
+        said.append("They are of one class only, so nothing is known of telling classes apart.")
     else:
-        text += (
+        said.append(
             f"A sample of a class ranks above one of another class {scores['auroc']:.0%} of the "
-            f"time; 95 % interval {_range((low, high))}. {scores['caution']} "
+            f"time; 95 % interval {_range((low, high))}. {scores['caution']}"
         )
     if low <= 0.5:
-        text += "That interval includes guessing: nothing has been shown to be learnt. "
+        said.append("That interval includes guessing: nothing has been shown to be learnt.")
     wrong = confusion * (1 - np.eye(len(confusion), dtype=int))
     if wrong.any():
         true, predicted = np.unravel_index(wrong.argmax(), wrong.shape)
-        text += (
+        said.append(
             f"The commonest mistake is {class_names[true]} taken for {class_names[predicted]} "
-            f"({wrong.max()} of {confusion[true].sum()}). "
+            f"({wrong.max()} of {confusion[true].sum()})."
         )
     if scores["left_out"]:
-        text += (
-            f"No {subset} sample belongs to {', '.join(scores['left_out'])}, so no score covers "
-            "that. "
-        )
-    text += _calibration_sentence(run)
+        absent = ", ".join(scores["left_out"])
+        said.append(f"No {subset} sample belongs to {absent}, so no score covers that.")
+    said.append(_calibration_sentence(run))
     if pooled := _cross_validated(run):
-        text += (
+        said.append(
             f"Cross-validated, that is with each of {pooled['samples']} {run.config.level}s judged "
             f"by a network that saw nothing of its fold, {pooled['accuracy']:.0%} are given their "
             f"class, and AUROC is {_number(pooled['auroc'])}; 95 % interval "
             f"{_range(pooled['intervals']['auroc'])}. {pooled['caution']} {run.folds.attrs['said']}"
         )
-    return text.strip()
+    return said
 
 
 def _calibration_sentence(run: Run) -> str:
     """Say what the temperature is, and how well it is founded."""
     calibration = run.calibration
     if calibration["reason"]:
-        return f"Probabilities are not calibrated: {calibration['reason']}. "
+        return f"Probabilities are not calibrated: {calibration['reason']}."
     text = (
         f"A temperature of {calibration['temperature']:.2f} calibrates the probabilities (above 1 "
-        "they were too bold, below 1 too timid). "
+        "they were too bold, below 1 too timid)."
     )
     if not calibration["mistakes"]:
-        text += "No validation sample is wrong, so it is held near 1: too little is known. "
+        text += " No validation sample is wrong, so it is held near 1: too little is known."
     if calibration["judged_on"] == "validation":
-        text += "It was fitted on the very samples that it is judged on, which flatters it. "
+        text += " It was fitted on the very samples that it is judged on, which flatters it."
     return text
 
 

@@ -276,7 +276,8 @@ class TestDifferences:
         once = [write_run(tmp_path / "a", m, t[0]) for m, t in (("m", poor), ("n", good))]
         row = auroc_difference(compared(*once))
         assert row["seeds"] == 1 and row["p_holm"] < 0.05
-        assert "higher for these two trained models; whether" in comparison.verdict(row)
+        assert "higher for these two trained models." in comparison.verdict(row)
+        assert "takes several trainings" in comparison.trained_once(row.to_frame().T)[0]
         runs = [
             write_run(tmp_path / "b", m, t, seed=k)
             for m, tables in (("m", poor), ("n", good))
@@ -340,8 +341,8 @@ class TestDifferences:
         p_values = pd.DataFrame({"p": [0.02]})
         _, (corrected,) = (t["p_holm"].tolist() for t in comparison.holm(few, p_values))
         assert corrected == pytest.approx(0.02)
-        for draw in (figures.differences, figures.auroc_bars):
-            draw(few).canvas.draw()
+        for draw in (figures.differences, figures.auroc_dots):
+            draw(few).draw_without_rendering()
         texts = figures.roc_curves(comparison.roc_curves(runs, read), few).findobj(Text)
         said = " ".join(text.get_text() for text in texts)
         assert said.count("(no interval)") == 6 and "nan" not in said
@@ -451,7 +452,7 @@ class TestAgainstTheBest:
         paper_tables.write_tables(tmp_path / "tables", folders)
         text = (tmp_path / "tables" / "tables.md").read_text()
         assert "Is the best better than the others?" in text
-        assert "- AUROC of resnet18 minus resnet50: -0." in text
+        assert "- AUROC of ResNet-18 minus ResNet-50: -0." in text
         assert "lower, by more than the choice of images and of seeds explains." in text
         assert len(pd.read_csv(tmp_path / "tables" / "best_cell.csv")) == 2
 
@@ -676,9 +677,9 @@ def test_classes_with_odd_names_are_compared_and_drawn(tmp_path):
     assert {name for _, name in comparison.roc_curves(runs, tables)} == set(ODD)
     table = comparison.compare(scores)
     curves = figures.roc_curves(comparison.roc_curves(runs, tables), table)
-    bars = figures.auroc_bars(table)
-    for figure, shown in ((curves, ODD), (bars, ["mean of classes", *ODD])):
-        figure.canvas.draw()
+    dots = figures.auroc_dots(table)
+    for figure, shown in ((curves, ODD), (dots, ["mean of classes", *ODD])):
+        figure.draw_without_rendering()
         texts = figure.findobj(Text)
         assert set(shown) <= {text.get_text() for text in texts}
         assert not any(text.get_parse_math() for text in texts if "$" in text.get_text())
@@ -688,7 +689,7 @@ def test_one_run_leaves_a_sentence_instead_of_differences(tmp_path):
     runs, scores, tables = scored(write_run(tmp_path, "resnet18", predictions(1, 1)))
     table = comparison.compare(scores)
     (text,) = figures.differences(table).axes[0].texts
-    assert text.get_text() == "One model, resnet18: there is no difference to draw."
+    assert text.get_text() == "One model, ResNet-18: there is no difference to draw."
     alone = comparison.compare(scores, baseline="resnet18")
     left, right = figures.slices(alone, runs).axes
     assert len(left.texts) == 6 and len(right.lines) == 1

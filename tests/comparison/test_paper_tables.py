@@ -89,10 +89,12 @@ def test_the_page_sets_the_best_in_bold_and_keeps_its_tables_whole(runs, tmp_pat
     (runs[3] / "status.json").write_text(failed)
     paper_tables.write_tables(tmp_path / "tables", runs)
     text = re.sub(" +", " ", (tmp_path / "tables" / "tables.md").read_text())
-    assert "| densenet169 | 2 | **0.850 ± 0.071** | 0.869 | 0.910 ± 0.014 | 0.977 | |" in text
-    assert "| resnet18 | 1 of 2 | 0.840 | not given | **0.950** |" in text
+    assert "| DenseNet-169 | 2 | **0.850 ± 0.071** | 0.910 ± 0.014 | |" in text
+    assert "| ResNet-18 | 1 of 2 | 0.840 | **0.950** |" in text
+    assert "| DenseNet-169 in the paper, on its own data | – | 0.869 | 0.977 | |" in text
+    assert "not given" not in text
     assert "seed 1: OSError: a/b c |" in text
-    assert "| resnet50 | 0 of 1 | missing |" in text
+    assert "| ResNet-50 | 0 of 1 | missing |" in text
     assert "Simulated demo data" in text and "2 of 7 runs are missing" in text
     written = {path.name for path in (tmp_path / "tables").iterdir()}
     tables = {"runs.csv", "image.csv", "cell.csv", "slices.csv", "tables.md"}
@@ -111,7 +113,7 @@ def test_a_damaged_run_is_listed_as_such_and_the_others_are_shown(runs, tmp_path
     assert len(rows) == len(runs)
     assert name in rows["missing"].iloc[0] and rows["auroc"].iloc[0] == ""
     text = re.sub(" +", " ", (tmp_path / "tables" / "tables.md").read_text())
-    assert "| densenet169 | 1 of 2 |" in text and "3 of 7 runs are missing" in text
+    assert "| DenseNet-169 | 1 of 2 |" in text and "3 of 7 runs are missing" in text
 
 
 def test_cut_predictions_count_as_damage_too(runs, tmp_path):
@@ -140,7 +142,7 @@ def test_the_page_says_where_the_validation_subset_stands_in_for_a_test(runs, tm
     paper_tables.write_tables(tmp_path / "tables", runs)
     text = re.sub(" +", " ", (tmp_path / "tables" / "tables.md").read_text())
     assert "Scores on the validation subset" in text and "so those scores flatter" in text
-    assert "| densenet169 | 2 | **0.850 ± 0.071** |" in text
+    assert "| DenseNet-169 | 2 | **0.850 ± 0.071** |" in text
 
 
 def test_the_command_line_means_the_callers_folder_and_says_what_is_missing(runs, tmp_path):

@@ -422,7 +422,8 @@ class TestNumbers:
         means = metrics.means_by_class(table, ["share"])
         assert (means["images"] == count).all()
         assert means[["low", "high"]].isna().all(axis=None) == (count < 5)
-        said = attention.in_words(means).loc["share", "all classes"]
+        shown = attention.in_words(means)
+        said = shown.loc["share of Grad-CAM inside the cell", "all classes"]
         expected = {1: "0.300 (1 image)", 4: "0.315 (4 images)"}
         assert said == expected.get(count, said) and "nan" not in said
 

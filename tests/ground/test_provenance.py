@@ -128,15 +128,3 @@ def test_simulated_data_are_labelled():
     simulated = pd.DataFrame({"simulated": [False, True]})
     assert "imulated" in provenance.data_note(simulated)
     assert provenance.data_note(simulated[:1]) == ""
-    assert "imulated" in provenance.header(dataset="demo", simulated=True).data
-    assert "imulated" not in provenance.header(dataset="mine", simulated=False).data
-
-
-def test_written_files_counts_and_complains(tmp_path):
-    (tmp_path / "a.bin").write_bytes(bytes(1_000_000))
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "b.bin").write_bytes(bytes(500_000))
-    table = provenance.written_files(tmp_path / "a.bin", tmp_path / "folder")
-    assert list(table["megabytes"]) == [1.0, 0.5]
-    with pytest.raises(FileNotFoundError, match=r"missing\.csv"):
-        provenance.written_files(tmp_path / "missing.csv")

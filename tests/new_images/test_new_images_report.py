@@ -70,7 +70,7 @@ def test_cells_are_cut_out_again_for_the_eye(paths, runs, predicted):
 def test_the_sentence_is_loud_where_most_images_differ(warned, loud):
     new = table("AAAA", [0.9] * 4, called=["A", "A", "A", "undecided"])
     new["differences"] = [2] * warned + [0] * (4 - warned)
-    said = report.sentence(new, pd.DataFrame({"source": ["x"]}), 0.8)
+    said = " ".join(report.sentences(new, pd.DataFrame({"source": ["x"]}), 0.8))
     assert "Of 5 files, 4 could be read" in said
     assert "called for 3 (3 × A); 1 stay undecided" in said
     assert ("read no probability here as the truth" in said) == loud

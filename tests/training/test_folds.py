@@ -93,7 +93,7 @@ def test_pooled_predictions_are_of_networks_that_saw_nothing_of_the_image(tmp_pa
     assert both[alone.columns].equals(alone) and "cross-validated" not in alone
     assert both["cross-validated"].str.contains(" to ").sum() >= 3
     assert "each of 36 cells judged by a network that saw nothing of its fold" in (
-        training.sentence(run)
+        " ".join(training.sentences(run))
     )
     written = run.folds_file.stat().st_mtime_ns
     training.cross_validate(table, arrays, run.directory, SETTINGS, 3)

@@ -154,7 +154,7 @@ def test_without_a_test_subset_the_validation_subset_is_judged_and_said_so(
     run = Run(tmp_path)
     assert run.judged_on == "validation" and "intervals" in run.scores["validation"]
     assert training.score_table(run).index.name == "validation score"
-    sentence = training.sentence(run)
+    sentence = " ".join(training.sentences(run))
     assert sentence.startswith("There is no test subset")
     assert f"Of {4 * len(classes)} validation {level}s" in sentence
     note = training.scores_note(run, "")
@@ -177,10 +177,10 @@ def test_scores_of_one_class_alone_claim_nothing(tmp_path, split):
     table = table.assign(row=range(len(table)))
     training.train(table, pixels_of(table), tmp_path, SETTINGS)
     run = Run(tmp_path)
-    sentence = training.sentence(run)
+    sentence = " ".join(training.sentences(run))
     assert "of one class only, so nothing is known" in sentence and "nan" not in sentence
     assert f"No {split} sample belongs to b" in sentence
-    assert "not defined" in training.score_table(run)["this run"].tolist()
+    assert "not defined" in training.score_table(run)["value"].tolist()
     figures.roc_and_precision_recall(training.curves(run))
     assert "nan" not in training.levels_side_by_side(run, Run(tmp_path / "x")).to_string()
 
