@@ -448,7 +448,8 @@ def draw(rows: pd.DataFrame) -> Figure:
     draw_classes(panels[0], rows)
     draw_confusion(panels[1], rows)
     draw_attention(panels[2], rows)
-    return drawing.finish(figure)
+    alt = "Shares of each class recognised, confusions, and attention inside the cells."
+    return drawing.finish(figure, "", alt)
 
 
 def draw_classes(axes: Axes, rows: pd.DataFrame) -> None:

@@ -217,7 +217,7 @@ def draw(rows: pd.DataFrame) -> Figure:
         panel.set_yticks(range(len(table)), table.index)
         panel.set_title(f"{level}s", loc="left")
         panel.tick_params(length=0)
-    return drawing.finish(figure, SIMULATED_NOTE)
+    return drawing.finish(figure, SIMULATED_NOTE, "Traps by questions: how often each rang.")
 
 
 def draw_days() -> Figure:
@@ -234,7 +234,7 @@ def draw_days() -> Figure:
                 plane = preparation.read_acquisition(file).slices[1]
                 panel.imshow(plane, cmap="gray", vmin=500, vmax=4095)
                 panel.set_title(file.parent.name, fontsize=9)
-    return drawing.finish(figure, SIMULATED_NOTE)
+    return drawing.finish(figure, SIMULATED_NOTE, "Fields of four days of each class.")
 
 
 def rates(rows: pd.DataFrame) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Utilities behind the notebooks: a folder a step over a ground floor that all steps share.
+"""Utilities behind the notebooks: a folder per step over a ground floor that all steps share.
 
 Steps, in the order of the notebooks: `preparation`, `detection`, `training`, `comparison`,
 `explanation`; the demo's microscope is `simulation`. Each shows its verbs by ``dir()``.

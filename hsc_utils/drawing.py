@@ -60,7 +60,7 @@ def new_figure(nrows: int = 1, ncols: int = 1, *, size: tuple[float, float], **k
         )
 
 
-def finish(figure: Figure, note: str = "", alt: str = "") -> Figure:
+def finish(figure: Figure, note: str, alt: str) -> Figure:
     """Write the data note under a figure, and take it out of pyplot's list.
 
     A figure that pyplot no longer holds is shown once, as the value of its cell, and

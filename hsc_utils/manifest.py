@@ -65,7 +65,7 @@ def read_images(prepared_dir: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row an image, columns `IMAGE_COLUMNS`; texts are never NaN.
+        One row per image, columns `IMAGE_COLUMNS`; texts are never NaN.
     """
     folder = from_root(prepared_dir)
     path = folder / "images.csv"
@@ -97,7 +97,7 @@ def read_cells(cells_dir: str | Path, prepared_dir: str | Path | None = None) ->
     Returns
     -------
     DataFrame
-        One row a cell, columns at least `CELL_COLUMNS`; texts are never NaN.
+        One row per cell, columns at least `CELL_COLUMNS`; texts are never NaN.
     """
     folder = from_root(cells_dir)
     path = folder / "cells.csv"

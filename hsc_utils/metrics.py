@@ -51,7 +51,7 @@ def score(y_true: Sequence, probabilities: np.ndarray, class_names: Sequence[str
     y_true : sequence of str or int (N,)
         True class of each sample, as a name or as an index into `class_names`.
     probabilities : float (N, K)
-        One probability a class, rows summing to 1; the prediction is the largest, the
+        One probability per class, rows summing to 1; the prediction is the largest, the
         first of equals.
     class_names : sequence of str
         The K classes, in the order of the columns.
@@ -521,7 +521,7 @@ def means_by_class(
     Parameters
     ----------
     table : DataFrame
-        One row a cell or image, with ``class``, ``image_id`` and perhaps ``group``; NaN are left
+        One row per cell or image, with ``class``, ``image_id`` and perhaps ``group``; NaN are left
         out.
     columns : sequence of str
         What to average.

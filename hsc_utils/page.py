@@ -19,6 +19,7 @@ from hsc_utils.study import STARTS, Run, model_words
 # the box that stands below the opening, and again at the end
 IN_SHORT = "In short"
 _BOX = "conclusion"
+_SHORT = 12  # letters of a value that is never broken, such as LT-HSC
 # columns and indices of tables, as a reader calls them; others lose their underscores
 _WORDS = {
     "R": "mean red",
@@ -27,30 +28,19 @@ _WORDS = {
     "AUROC R": "AUROC by red",
     "AUROC G": "AUROC by green",
     "AUROC B": "AUROC by blue",
-    "accuracy": "accuracy",
-    "agreement": "agreement with the other methods (F1)",
     "architecture": "backbone",
-    "at_ends": "share of cells at the ends of the sizes",
     "auroc": "AUROC",
     "balanced_accuracy": "balanced accuracy (the paper's)",
     "balanced_accuracy_sklearn": "balanced accuracy (scikit-learn's)",
     "brier": "Brier score (0 is best)",
-    "called": "called",
     "confidence": "probability",
     "channels": "slices seen",
     "ece": "calibration error",
-    "error": "distance from the true centre (px)",
     "estimate": "value",
     "f1": "F1",
-    "found_twice": "cells found twice",
-    "judged_on": "judged on",
-    "max_sigma": "largest sigma (px)",
     "megabytes": "MB",
-    "merged": "circles around several cells",
-    "min_sigma": "smallest sigma (px)",
     "p_holm": "p (corrected)",
-    "seconds": "seconds",
-    "stability": "agreement with settings one step away (F1)",
+    "source": "file",
     "unlike": "cells unlike training's",
     "weights": "starts from",
 }
@@ -134,12 +124,15 @@ def table(rows: pd.DataFrame) -> Styler:
     shown = pd.DataFrame({name: _column(rows[name]) for name in rows})
     shown.columns = [words(name) for name in shown]
     digest = hashlib.sha256(shown.to_csv().encode()).hexdigest()[:10]  # not another one each time
-    left = [words(name) for name in rows if not pd.api.types.is_numeric_dtype(rows[name])]
-    sides = {name: "left" if name in left else "right" for name in shown}
-    styles = {
-        name: [{"selector": "th, td", "props": f"text-align: {side}; vertical-align: top"}]
-        for name, side in sides.items()
-    }
+    styles = {}
+    for name, told in zip(rows, shown, strict=True):
+        side = "right" if pd.api.types.is_numeric_dtype(rows[name]) else "left"
+        aligned = f"text-align: {side}; vertical-align: top"
+        unbroken = "; white-space: nowrap" * (max(map(len, shown[told]), default=0) <= _SHORT)
+        styles[told] = [
+            {"selector": "th", "props": aligned},
+            {"selector": "td", "props": aligned + unbroken},
+        ]
     styler = Styler(shown, uuid=digest, cell_ids=False, escape="html").hide(axis="index")
     return styler.set_table_styles(styles).set_table_attributes('class="dataframe table"')
 

@@ -375,12 +375,12 @@ class Run:
 
     @property
     def history(self) -> "pd.DataFrame":
-        """One row an epoch."""
+        """One row per epoch."""
         return self._read(self.history_file)
 
     @property
     def predictions(self) -> "pd.DataFrame":
-        """One row a sample: ``id``, ``image_id``, ``class``, ``split``, ``group``, ``p_…``."""
+        """One row per sample: ``id``, ``image_id``, ``class``, ``split``, ``group``, ``p_…``."""
         table = self._read(self.predictions_file)
         return table if "group" in table else table.assign(group="")
 
@@ -480,7 +480,7 @@ def tabulate_runs(runs: Iterable[Run]) -> "pd.DataFrame":
     Returns
     -------
     DataFrame
-        One row a run, in the order given: ``run`` (a `Run`), ``level``, ``model``, ``seed``,
+        One row per run, in the order given: ``run`` (a `Run`), ``level``, ``model``, ``seed``,
         ``missing`` (why there are no results; empty for a finished run); and for finished
         ones ``judged_on`` (the subset scored), ``architecture``, ``channels`` (such as
         ``0+2``), ``class_names``, ``weights`` (those actually used), ``simulated``,

@@ -253,7 +253,7 @@ def leave_one_out_scores(runs: pd.DataFrame, tables: Sequence[pd.DataFrame]) -> 
     DataFrame
         Columns (model, seed, score): `SCORES` and ``auroc <class>``, for the classes that the
         test set holds. Index (unit, without): ``whole`` first; then ``image`` and, where groups
-        count (see `metrics.sampling_units`), ``group``, a row a unit left out.
+        count (see `metrics.sampling_units`), ``group``, a row per unit left out.
     """
     first = tables[0]
     codes, units = metrics.sampling_units(first["class"], first["image_id"], first.get("group"))
@@ -303,7 +303,7 @@ def compare(
     Returns
     -------
     DataFrame
-        One row a model and score, ``against`` empty; then one row a pair of models and score of
+        One row per model and score, ``against`` empty; then one row per pair of models and score of
         `SCORES`: ``estimate`` is model minus against, ``p`` the two-sided p-value of its t test
         (`holm` corrects several). ``seeds`` counts trainings, of a pair the fewer of the two; with
         one, interval and p-value speak of these trained models alone. ``seed_low`` and

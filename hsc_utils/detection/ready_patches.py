@@ -52,7 +52,7 @@ def import_patches(
     Parameters
     ----------
     patches_dir : path
-        ``<class>/**/*.png`` (or tif, oir): one cell an image, of any size, read by the rules
+        ``<class>/**/*.png`` (or tif, oir): one cell per image, of any size, read by the rules
         for acquisitions; grayscale fills all channels. ``<split>/<class>/…`` keeps its split.
     cells_dir : path
         Folder written, as by `extract_cells`, but without ``detection.json``, and with

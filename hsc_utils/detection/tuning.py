@@ -36,7 +36,7 @@ _EQUAL = 0.01  # settings whose values lie this near the best are as good, to a 
 class Trials:
     """What every setting of a grid found in every image.
 
-    The table has a row a setting and image: ``setting``, its values (`GRID`), ``image_id``,
+    The table has a row per setting and image: ``setting``, its values (`GRID`), ``image_id``,
     ``cells``, ``seconds``, ``at_ends`` (share of cells of the smallest or largest size).
     """
 
@@ -162,7 +162,7 @@ def score_trials(trials: Trials, truth: pd.DataFrame | None, max_distance: float
     Returns
     -------
     DataFrame
-        One row a setting (index), best first within each method; of those within 0.01 of the
+        One row per setting (index), best first within each method; of those within 0.01 of the
         best, which is a cell or so, the one farthest inside the grid comes first. Columns: its
         values; ``cells`` and ``seconds`` an image; ``at_ends``, the share of cells of the
         smallest or largest size; ``stability``, the mean F1 against the settings one step away;
@@ -319,7 +319,7 @@ def method_differences(
     Returns
     -------
     DataFrame
-        One row a score (``f1``, ``precision``) and pair: ``method`` (the one with the higher F1),
+        One row per score (``f1``, ``precision``) and pair: ``method`` (the one with the higher F1),
         ``against``, their scores ``value`` and ``value_against`` over all images together, and
         ``estimate``, the difference, with its 95 % jackknife interval over the images (``low``,
         ``high``; see `metrics.widest_interval`), NaN where no image alone moves it or ``images``
@@ -404,7 +404,7 @@ def _true_centres(trials: Trials, truth: pd.DataFrame) -> dict[str, NDArray]:
 def _matched(
     trials: Trials, number: int, centres: Mapping[str, NDArray], max_distance: float
 ) -> pd.DataFrame:
-    """Match what a setting found in each image with centres there: a row an image."""
+    """Match what a setting found in each image with centres there: a row per image."""
     found = ((trials.found[number, image_id], there) for image_id, there in centres.items())
     return pd.DataFrame([match_detections(*pair, max_distance) for pair in found])
 

@@ -130,7 +130,7 @@ def measure_cells(
     patches : ndarray
         uint8 (M, side, side, 3), such as ``patches.npy`` mapped into memory.
     cells : DataFrame
-        One row a cell to explain: ``row`` in `patches`, and ``predicted``.
+        One row per cell to explain: ``row`` in `patches`, and ``predicted``.
     layers : mapping of int to str
         Strides and the layers that have them (`layer_at_stride`).
     find_labels : callable
@@ -142,7 +142,7 @@ def measure_cells(
     Returns
     -------
     DataFrame
-        One row a cell and stride: ``stride``, the cell's place in `cells` (``position``),
+        One row per cell and stride: ``stride``, the cell's place in `cells` (``position``),
         ``zero`` (whether the map is zero everywhere), the columns of `cell_numbers`, and of
         `part_numbers` for each part.
 
@@ -263,7 +263,7 @@ def measure_images(
     Returns
     -------
     DataFrame
-        One row an image; also ``excess`` of the share over the area, and ``gini_excess`` of
+        One row per image; also ``excess`` of the share over the area, and ``gini_excess`` of
         the Gini coefficient over that of the moved maps.
     """
     same_shapes(maps=maps, labels=labels)
@@ -346,15 +346,7 @@ def in_words(means: pd.DataFrame, columns: str = "class") -> pd.DataFrame:
     Values are ``mean (low to high)``; a column ``all classes`` comes first, then the classes in
     the paper's order. With `columns` ``stride``, there is one column per depth of the network.
     """
-    texts = [
-        f"{m.mean:.3f} "
-        + (
-            f"({m.images} image{'s' * (m.images != 1)})"
-            if np.isnan(m.low)
-            else f"({m.low:.3f} to {m.high:.3f})"
-        )
-        for m in means.itertuples()
-    ]
+    texts = [f"{m.mean:.3f} ({_interval_words(m)})" for m in means.itertuples()]
     wide = means.assign(text=texts).pivot_table("text", "number", columns, "first", sort=False)
     if columns == "class":
         names = paper.class_order(set(wide) - {"all classes"})
@@ -404,6 +396,16 @@ def sentences(cell_means: pd.DataFrame, image_means: pd.DataFrame) -> list[str]:
         value, chance = of_all.loc[number, "mean"], of_all.loc[expected, "mean"]
         said.append(f"{value:.3f} {what}, where {than} gives {chance:.3f}: {gap}, {end}.")
     return said
+
+
+def _interval_words(row: tuple) -> str:
+    """Write the interval of a mean, a share's within 0 and 1, or how few images there are."""
+    if np.isnan(row.low):
+        return f"{row.images} image{'s' * (row.images != 1)}"
+    share = row.number != "cells" and not row.number.startswith(("excess", "beyond"))
+    share &= not row.number.endswith("_excess")
+    low, high = (max(row.low, 0), min(row.high, 1)) if share else (row.low, row.high)
+    return f"{low:.3f} to {high:.3f}"
 
 
 def _number_words(number: str, known: Mapping[str, str]) -> str:

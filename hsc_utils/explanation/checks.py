@@ -47,7 +47,7 @@ def scrambled_correlations(
     Returns
     -------
     DataFrame
-        One row a scrambling, layer (in the order scrambled) and map: ``scrambling``,
+        One row per scrambling, layer (in the order scrambled) and map: ``scrambling``,
         ``layer``, ``image_id``, ``correlation`` (Spearman; NaN where the map is constant).
     """
     if scramblings < 1 or not len(images):
@@ -114,7 +114,7 @@ def correlation_by_layer(correlations: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a layer, in the order scrambled: ``layer``, ``mean``, ``low``, ``high`` (95 %),
+        One row per layer, in the order scrambled: ``layer``, ``mean``, ``low``, ``high`` (95 %),
         and ``constant``, the share of maps that were constant and so did not enter. The
         variances over images and over scramblings, each a jackknife's, are added; no interval
         below `metrics.MIN_IMAGES` images or two scramblings.
@@ -195,7 +195,7 @@ def erasure(
     maps : ndarray
         float (N, H, W).
     drawn : DataFrame
-        One row an image of `images`, with ``class`` and ``image_id``, for the intervals.
+        One row per image of `images`, with ``class`` and ``image_id``, for the intervals.
     fractions : sequence of float
         Shares of the area to erase, in [0, 1].
     seed : int
@@ -204,7 +204,7 @@ def erasure(
     Returns
     -------
     curves : dict of DataFrame
-        By `MARKED`, `ELSEWHERE` and `ANOTHER`: one row a fraction, the probability's
+        By `MARKED`, `ELSEWHERE` and `ANOTHER`: one row per fraction, the probability's
         ``mean``, ``low``, ``high``.
     drops : DataFrame
         From `metrics.means_by_class`, by class: how much more probability is lost by

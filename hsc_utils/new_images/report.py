@@ -130,7 +130,7 @@ def _in_words(value: float, interval: tuple[float, float]) -> str:
 def differing_questions(differences: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Return the rows of ``differences.csv`` in which images differ, and a sentence on others."""
     differ = differences["images that differ"] > 0
-    same = ", ".join(differences.loc[~differ, "question"])
+    same = "; ".join(differences.loc[~differ, "question"])
     return differences[differ], f"No image differs in: {same}." if same else ""
 
 

@@ -115,7 +115,7 @@ def read_picture(path: str | Path, settings: ImageSettings | None = None) -> NDA
 
 
 def _joined(path: Path) -> Recording:
-    """Read one file a channel, those whose names differ from `path` in the channel alone."""
+    """Read one file per channel, those whose names differ from `path` in the channel alone."""
     files = channel_files(path)
     if len(files) < 2:
         raise AcquisitionError(

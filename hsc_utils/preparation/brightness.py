@@ -26,7 +26,7 @@ def histograms(
     Returns
     -------
     DataFrame
-        One row an image, ``stage`` (raw, 8 bit), ``channel`` (R, G, B; those that the image
+        One row per image, ``stage`` (raw, 8 bit), ``channel`` (R, G, B; those that the image
         has) and bin; with ``image_id``, ``class``, ``group``, ``intensity`` (middle of the
         bin, fraction of the full range) and ``share`` (fraction of the pixels).
     """

@@ -142,7 +142,7 @@ def prepare_images(
 
 
 def _in_sets(records: pd.DataFrame) -> pd.Series:
-    """Return the reasons; of files that belong to another's set, and one file a channel, anew."""
+    """Return the reasons; of files that belong to another's set, and one file per channel, anew."""
     owner = {}
     for source, beside in records.loc[records["reason"] == "", ["source", "beside"]].to_numpy():
         if source not in owner:

@@ -88,7 +88,7 @@ def list_sources(
     wanted = "a list of texts (in YAML, quote names such as '007' and 'NO')"
     expect(texts, "class_names", class_names, wanted)
     root = from_root(raw_dir)
-    found = _inputs(root, parameter, "It should hold one folder a class with such files.")
+    found = _inputs(root, parameter, "It should hold one folder per class with such files.")
     paths = [*map(PurePosixPath, found)]
     places = [path.parent.parts for path in paths]
     subsets = _subset_folders(places, class_names)

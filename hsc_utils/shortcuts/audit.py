@@ -189,7 +189,7 @@ def _facts(subject: Subject, paths: Study) -> dict[str, pd.DataFrame | str]:
 
 
 def _days(subject: Subject) -> pd.DataFrame | str:
-    """Return the day of each sample, one column a day, or why it tells nothing."""
+    """Return the day of each sample, one column per day, or why it tells nothing."""
     table = subject.table
     if (table["group"] == "").any():
         return _UNKNOWN_DAY
@@ -361,7 +361,7 @@ def ask_views(
     Returns
     -------
     findings, scores : DataFrame
-        Findings, and one row a view: ``view``, ``samples``, ``auroc`` with ``low`` and ``high``,
+        Findings, and one row per view: ``view``, ``samples``, ``auroc`` with ``low`` and ``high``,
         ``difference`` (from the same samples as they are) with ``difference_low`` and ``…_high``.
     """
     scored = {name: _scored(predictions, subject) for name, predictions in views.items()}

@@ -56,7 +56,7 @@ def score_baselines(
     Returns
     -------
     DataFrame
-        One row a predictor, the network first; also written as ``baselines.csv`` into the run
+        One row per predictor, the network first; also written as ``baselines.csv`` into the run
         directory. ``predictor``; ``features``, how many numbers it knows of a sample (absent for
         the network); ``auroc``, ``balanced_accuracy`` (the paper's) and ``difference`` (AUROC,
         network minus predictor, on the same samples), each with ``…_low`` and ``…_high``, the

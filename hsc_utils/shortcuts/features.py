@@ -44,7 +44,7 @@ def hand_made(arrays: np.ndarray, rows: Sequence[int], channels: Sequence[int]) 
     Returns
     -------
     DataFrame
-        float, one row a picture, 21 columns a channel: ``mean 0``, ``spread 0``, … in grey
+        float, one row per picture, 21 columns per channel: ``mean 0``, ``spread 0``, … in grey
         levels.
     """
     rings = _rings(*arrays.shape[1:3])

@@ -93,7 +93,7 @@ def closing_table(*findings: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a question: ``level``, ``key``, ``question``, ``measured``, ``estimate``, ``low``,
+        One row per question: ``level``, ``key``, ``question``, ``measured``, ``estimate``, ``low``,
         ``high``, ``p_holm``, ``verdict`` (`ALARM`, `NO_SIGN` or `CANNOT`), ``why`` and ``advice``.
     """
     table = pd.concat(findings, ignore_index=True)
@@ -124,7 +124,7 @@ def summary(audit: pd.DataFrame) -> str:
 
 
 def readable(audit: pd.DataFrame) -> pd.DataFrame:
-    """Lay out a `closing_table` for a reader, one row a question; advice stands with alarms."""
+    """Lay out a `closing_table` for a reader, one row per question; advice stands with alarms."""
     columns = {
         "level": audit["level"],
         "question": audit["question"],

@@ -58,7 +58,7 @@ class Surroundings(NamedTuple):
         background, the same for all; all cells painted out but `kept`, drawn at random.
         The latter two are black in images that no model is judged on.
     counts : DataFrame
-        One row an image in that order: ``image_id``, ``cells``, ``judged`` (whether models are
+        One row per image in that order: ``image_id``, ``cells``, ``judged`` (whether models are
         judged on it), ``too_few`` (whether it has fewer cells than ``same_number`` keeps).
         None where cells came as images of their own.
     places : DataFrame

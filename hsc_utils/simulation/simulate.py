@@ -57,7 +57,7 @@ def plan_demo(
 ) -> pd.DataFrame:
     """List the acquisitions to make, classes evenly over days; a higher count only adds some.
 
-    Where a trap asks for one class a day, the classes take turns. Days lie a week apart and count
+    Where a trap asks for one class per day, the classes take turns. Days lie a week apart and count
     from that of the demo's first acquisition.
     """
     unknown = sorted(set(counts) - set(DENSITY))
@@ -68,7 +68,7 @@ def plan_demo(
         )
     one_class_a_day = TRAPS[trap].one_class_a_day
     if one_class_a_day and days < len(DENSITY):
-        raise ValueError(f"days={days}: one class a day needs at least {len(DENSITY)} days.")
+        raise ValueError(f"days={days}: one class per day needs at least {len(DENSITY)} days.")
     rows = []
     for class_name, count in counts.items():
         number = list(DENSITY).index(class_name)
@@ -159,7 +159,7 @@ def write_demo(
     Returns
     -------
     DataFrame
-        One row a true cell, columns as in `specimen.draw_cells`.
+        One row per true cell, columns as in `specimen.draw_cells`.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def write_new_day(
     Returns
     -------
     DataFrame
-        One row a true cell, columns as in `specimen.draw_cells`.
+        One row per true cell, columns as in `specimen.draw_cells`.
 
     Raises
     ------

@@ -83,7 +83,7 @@ def draw_cells(
     density: Mapping[str, float] = DENSITY,
     contrast: float = 1,
 ) -> pd.DataFrame:
-    """Decide where the cells of one acquisition lie and what they are like, one row a cell."""
+    """Decide where the cells of one acquisition lie and what they are like, one row per cell."""
     rng = generator(seed, source, "cells")
     wanted = max(1, rng.poisson(density[class_name] * (size / 640) ** 2 * rng.uniform(0.75, 1.25)))
     traits = draw_traits(rng, class_name, wanted, contrast)
@@ -108,7 +108,7 @@ def draw_cells(
 def draw_traits(
     rng: np.random.Generator, class_name: str, count: int, contrast: float = 1
 ) -> pd.DataFrame:
-    """Draw the traits of some cells of a class, one column a trait.
+    """Draw the traits of some cells of a class, one column per trait.
 
     A contrast below 1 draws the means of the classes together, to the same mean at 0.
     """

@@ -68,7 +68,8 @@ def device_name(precision: str = "float32") -> str:
     kind = bits[lightning_precision(precision)]
     if find_device().type == "cuda":
         return f"{torch.cuda.get_device_name()} ({kind})"
-    return f"CPU, {torch.get_num_threads()} threads ({kind})"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' * (threads != 1)} ({kind})"
 
 
 def lightning_precision(asked: str) -> str:

@@ -249,7 +249,7 @@ class _Progress(Checkpoint):
 
 
 def _trainer(config: RunConfig, progress: _Progress) -> lightning.Trainer:
-    """Return Lightning's loop: early stopping, checkpoints, and one line or a bar an epoch."""
+    """Return Lightning's loop: early stopping, checkpoints, and one line or a bar per epoch."""
     # keep its advice about hardware and workers out of notebooks
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")

@@ -226,7 +226,7 @@ def levels_side_by_side(cell_run: Run, image_run: Run) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a model with its scores and their intervals, and one for the difference, which
+        One row per model with its scores and their intervals, and one for the difference, which
         counts that both saw the same images; one row alone where the image-level run does not
         exist, is damaged, or knows other classes or none of these images.
 
@@ -291,7 +291,7 @@ def vote(run: Run) -> pd.DataFrame:
     """Let the cells of each image vote: its probabilities become the mean of theirs.
 
     Predictions of whole images stay what they are. Returned are ``image_id``, ``class``,
-    ``split``, ``group`` and ``p_…``, one row an image.
+    ``split``, ``group`` and ``p_…``, one row per image.
     """
     return metrics.votes(run.predictions, run.config.class_names)
 

@@ -45,7 +45,7 @@ def check_samples(
     if unlabelled.any() or table.empty:
         raise ValueError(
             f"{unlabelled.sum()} of {len(table)} {level}s have a class missing: training needs "
-            "labelled ones. Put the files into one folder a class, and run notebook 01 (02 for "
+            "labelled ones. Put the files into one folder per class, and run notebook 01 (02 for "
             "ready cells) again."
         )
     if odd := sorted(set(table["split"].map(str)) - set(manifest.SUBSETS)):

@@ -97,7 +97,7 @@ def auroc_difference(table: pd.DataFrame) -> pd.Series:
 def simulated(
     rng: np.random.Generator, signals: Sequence[float], seeds: int, images: int = 60, day: float = 0
 ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
-    """Predictions of one cell an image, by models that see mostly the same difficulties.
+    """Predictions of one cell per image, by models that see mostly the same difficulties.
 
     `signals` are those of each training: the first `seeds` belong to model0, and so on. Images of
     each of eight days share noise of spread `day`, of each training its own.
@@ -396,7 +396,7 @@ class TestDays:
         kinds = {
             "five days": lambda t: t["group"].replace({f"day{k}": "day0" for k in (5, 6, 7)}),
             "one not known": lambda t: t["group"].where(t.index > 0, ""),
-            "a day a class": lambda t: t["class"],
+            "a day per class": lambda t: t["class"],
         }
         for kind in kinds.values():
             changed = [table.assign(group=kind(table)) for table in tables]

@@ -47,12 +47,12 @@ def test_classes_with_odd_names_are_written_as_they_are():
     rows = [(name, number, 0.5, 0.4, 0.6) for name in names for number in ("share", "area")]
     means = pd.DataFrame(rows, columns=["class", "number", "mean", "low", "high"])
     shares = figures.shares(means, [("inside the cell", "share", "area")], NOTE)
-    shares.canvas.draw()
+    shares.draw_without_rendering()
     assert [tick.get_text() for tick in shares.axes[0].get_xticklabels()] == names
     examples = pd.DataFrame({"class": names, "predicted": names[::-1], "probability": 0.9})
     pixels, flat = np.zeros((4, 16, 16, 3), np.uint8), np.zeros((4, 16, 16))
     figure = figures.cell_examples(examples, pixels, flat, flat > 0, NOTE)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     said = [text.get_text() for axes in figure.axes[: 4 * 6 : 6] for text in axes.texts]
     assert 'mouse\'s "old" \\$B\\$ cells' in said[3] and "taken for NO" in said[1]
 

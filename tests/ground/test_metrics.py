@@ -208,7 +208,7 @@ def test_days_that_resemble_themselves_widen_the_interval():
     over_days = metrics.intervals(truth, probabilities, CLASSES, images, days.astype(str))["auroc"]
     assert np.ptp(over_days) > 1.5 * np.ptp(over_images)
     assert "other days" in metrics.caution(truth, images, days.astype(str))
-    few = (days % 3).astype(str)  # a day a class
+    few = (days % 3).astype(str)  # a day per class
     assert metrics.intervals(truth, probabilities, CLASSES, images, few)["auroc"] == over_images
     assert "these days only" in metrics.caution(truth, images, few)
 

@@ -28,8 +28,10 @@ def some_pictures(*shape):
 
 
 def drawn(figure):
-    """Draw a figure to the end, as a notebook would; return it with its texts."""
+    """Draw a figure to the end, as a notebook would; return its texts."""
     figure.savefig(io.BytesIO())
+    assert figure.alt.endswith(f"{NOTE}.") and "_" not in figure.alt and "nan" not in figure.alt
+    assert figure.get_figwidth() <= 8
     assert not plt.get_fignums()
     return {text.get_text() for text in figure.findobj(plt.Text) if text.get_text()}
 
@@ -60,11 +62,14 @@ def test_fields_ring_each_cell_as_it_was_called(count):
     np.testing.assert_allclose(
         likes.get_edgecolor(), [plt.matplotlib.colors.to_rgba(c) for c in expected]
     )
+    undecided = (cells["confidence"] < 0.8).sum()
+    said = f"{undecided} undecided, {cells['unlike'].sum()} unlike any cell of training"
+    assert figure.alt.count(said) == count
 
 
 def test_a_field_without_a_cell_is_shown_as_it_is():
     figure = figures.field(some_pictures(60, 60), some_cells(0), CLASSES, 0.5, "empty", NOTE)
-    assert "empty" in drawn(figure)
+    assert "empty" in drawn(figure) and "Field 1: no cell." in figure.alt
 
 
 def test_many_classes_keep_their_legend_off_the_field():
@@ -84,6 +89,7 @@ def test_the_sheet_shows_each_cell_once_surest_first():
     shown = [axes.get_title() for axes in figure.axes if axes.images]
     sure = [float(text.rstrip("%")) for text in shown[:8]]
     assert sure == sorted(sure, reverse=True)
+    assert f"LT-HSC surest: {sure[-1]:.0f}% to {sure[0]:.0f}%" in figure.alt
     assert len(shown) <= 2 * 8 * 3
 
 
@@ -102,7 +108,9 @@ def test_coverage_marks_what_was_chosen():
     assert "chosen: 80%" in drawn(figure)
     (marked,) = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert (marked.get_xdata().item(), marked.get_ydata().item()) == (0.6, 0.95)
-    assert "99% calls none" in drawn(figures.coverage(table, 0.99, NOTE))
+    assert "60% of the samples are given a class, and 95% of these rightly." in figure.alt
+    none = figures.coverage(table, 0.99, NOTE)
+    assert "99% calls none" in drawn(none) and "no sample is given a class" in none.alt
 
 
 def test_distances_tell_the_share_beyond():
@@ -111,6 +119,7 @@ def test_distances_tell_the_share_beyond():
     assert {"25.0%", "100.0%", "0.0%", "threshold"} <= drawn(figure)
     shown = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert shown == ["test", "new images", "blurred"]  # what is real comes first
+    assert "test 25.0%, new images 100.0%, blurred 0.0%" in figure.alt
 
 
 def test_probabilities_say_what_is_known_and_what_is_not():
@@ -129,3 +138,5 @@ def test_probabilities_say_what_is_known_and_what_is_not():
         t for t in figure.findobj(plt.Text) if t.get_text() == "MPP" and t.get_color() != "0.2"
     ]
     assert any(text.get_weight() == "bold" for text in wrong)
+    assert "Called are 1 LT-HSC, 1 MPP, 2 undecided." in figure.alt
+    assert "Of 2 images that are called and whose class is known, 1 called wrongly" in figure.alt

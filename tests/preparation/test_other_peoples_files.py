@@ -73,7 +73,7 @@ def in_parts(path, pixels, axes, cuts):
 
 
 def ome_set(folder, pixels, stem="field"):
-    """Write an OME-TIFF as one file a channel, each of which describes them all."""
+    """Write an OME-TIFF as one file per channel, each of which describes them all."""
     names = [f"{stem}_{k}.ome.tif" for k in range(len(pixels))]
     where = "".join(
         f'<TiffData IFD="0" FirstC="{k}" PlaneCount="1"><UUID FileName="{name}">urn:uuid:{stem}{k}'

@@ -280,7 +280,7 @@ def test_days_below_classes_stay_days(tmp_path):
     assert set(prepare(tmp_path)["class"]) == {"neutrophil", "monocyte"}
 
 
-# One file a channel ------------------------------------------------------------------------------
+# One file per channel ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

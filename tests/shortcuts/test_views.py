@@ -13,7 +13,7 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hsc_utils import detection, manifest, training
+from hsc_utils import detection, manifest, paper, training
 from hsc_utils.files import read_rgb, write_csv, write_rgb
 from hsc_utils.shortcuts import figures, hand_made, painting, views
 from hsc_utils.simulation import optics, specimen
@@ -419,17 +419,21 @@ def test_ready_patches_are_painted_by_themselves(simulated, tmp_path, capsys):
     assert segmented.cells["usable"].mean() > 0.5
 
 
-def test_figures_show_every_view(simulated, written):
+def test_figures_show_every_view_in_the_order_of_readers(simulated, written):
     _, images, cells, patches = simulated
     some, found = cells.iloc[:6], written[0]
     shown = views.cell_views(some, patches, found, labels_in(simulated, written, slice(6)), 0)
     figure = figures.cell_views(shown, some["class"], "simulated")
-    assert [axes.get_title() for axes in figure.axes[:6]] == some["class"].tolist()
+    order = paper.class_order(some["class"])
+    expected = sorted(some["class"], key=order.index)
+    assert [axes.get_title() for axes in figure.axes[:6]] == expected
     assert sum(len(axes.images) for axes in figure.axes) == 6 * len(shown)
+    assert "Micrographs of 6 cells" in figure.alt and ", ".join(shown) in figure.alt
     shown = {"cells painted out": found.images[:3], "only the cells": found.only_cells[:3]}
     figure = figures.image_views(shown, images["class"][:3], "simulated")
     assert [axes.get_title() for axes in figure.axes[:2]] == [*shown]
     assert sum(len(axes.images) for axes in figure.axes) == 6
+    assert "each shown cells painted out, only the cells. simulated." in figure.alt
 
 
 @pytest.mark.skipif("HSC_TEST_DATA" not in os.environ, reason="HSC_TEST_DATA is not set")

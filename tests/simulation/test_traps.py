@@ -152,7 +152,7 @@ def test_in_the_trap_of_days_each_day_holds_one_class_and_looks_its_own(studies)
     )
     assert usual == pytest.approx(0.08, abs=0.01)
     assert vivid == pytest.approx(0.3, abs=0.03)
-    with pytest.raises(ValueError, match="days=2: one class a day needs at least 3 days"):
+    with pytest.raises(ValueError, match="days=2: one class per day needs at least 3 days"):
         write(folder / "few", "day", days=2)
 
 

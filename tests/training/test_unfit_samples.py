@@ -55,7 +55,7 @@ def pixels_of(table, side=32):
         (cells_of("ab", splits=("test", "test")), "No training sample of a, b: .*shares"),
         (cells_of("ab", splits=("train", "test")), "No validation sample: .*shares"),
         (cells_of("ab").assign(**{"class": ""}), "16 of 16 cells have a class missing"),
-        (cells_of("ab").replace({"class": {"b": np.nan}}), "8 of 16 cells .* one folder a class"),
+        (cells_of("ab").replace({"class": {"b": np.nan}}), "8 of 16 cells .* one folder per class"),
         (cells_of("ab").iloc[:0], "0 of 0 cells"),
         (cells_of("ab").replace({"split": {"test": "val"}}), "split: 'val' is not one of train"),
         (cells_of("ab").replace({"split": {"test": np.nan}}), "split: 'nan' is not one of train"),
@@ -129,7 +129,7 @@ def test_impossible_numbers_are_refused(changes, message):
 
 @pytest.mark.parametrize("count", [3, 5, 7])
 def test_no_batch_holds_a_single_sample(tmp_path, count):
-    """At 32 px such a batch would leave batch normalisation one number a channel."""
+    """At 32 px such a batch would leave batch normalisation one number per channel."""
     table = pd.concat([cells_of("ab", each=1, splits=("train", "validation")), TABLE]).iloc[:4]
     extra = cells_of("a", each=1, splits=("train",) * (count - 2)).assign(image_id="more")
     table = pd.concat([table, extra], ignore_index=True)
