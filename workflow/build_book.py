@@ -1,29 +1,44 @@
 """Build the Jupyter Book of the study that a configuration file names, ``build_book.py CONFIG``.
 
 Pages of prose, pages that the study wrote and executed notebooks are put side by side in a scratch
-folder, so that the sources stay clean and any study can be published with the same pages. A
-simulated study may tell what was planted, ``truth/planted.md`` with ``planted*.png`` beside it.
-What a study has no page for, such as a notebook that it leaves out, is taken from the contents
-and is linked nowhere.
+folder, so that the sources stay clean and any study can be published with the same pages. What a
+study has no page for, such as a notebook that it leaves out, is taken from the contents and is
+linked nowhere.
+
+``build_book.py --stored FOLDER`` builds the book of the demo from what the repository holds alone,
+``notebooks/`` and ``book/stored``: nothing is run.
 """
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 
 import nbformat
 import plan
 import yaml
+from book_pages import (
+    cite_articles,
+    lightened,
+    link_first_uses,
+    list_of_figures,
+    page_of,
+    terms_of,
+)
+from explorer import write_explorer
 
 from hsc_utils import provenance
-from hsc_utils.files import ROOT
+from hsc_utils.files import ROOT, from_caller
 from hsc_utils.manifest import read_cells
+from hsc_utils.run import NOTEBOOKS_DIR
 from hsc_utils.study import Run, Study, failure_of
 
+STORED = ROOT / "book" / "stored"
 # what a study may go without, and why
 LEFT_OUT = {
     plan.PREPARATION: "its cells came ready",
@@ -36,50 +51,22 @@ CARDS = (
     "What each model that this book audits, or predicts new images with, was trained on and is "
     "good for, written from its record. The same text lies beside the model, as `MODEL_CARD.md`."
 )
+# pages that are written here, or whose file lies elsewhere: the repository has none to show
+_NO_SOURCE = ("claims", "planted", "tables", "model_cards", "explore", "figures", "data_card")
 
 
-def folded(path: Path) -> nbformat.NotebookNode:
-    """Read an executed notebook with its code folded away, one click from the reader."""
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-input"]
-    return notebook
+def gather(study: Study, runs: Sequence[Run], folder: Path) -> None:
+    """Copy the pages that a study wrote into a folder, and ``record.json``: whose results they are.
 
-
-def stand_in(notebook: Path, reason: str) -> str:
-    """Write the page of a notebook that failed."""
-    title = nbformat.read(ROOT / "notebooks" / notebook.name, as_version=4).cells[0].source
-    return (
-        f"{title.splitlines()[0]}\n\nThis step has no results here, because it failed:\n\n"
-        f"```text\n{reason}\n```\n\nThe same command tries it again.\n"
-    )
-
-
-def copy_pages(study: Study, source: Path) -> None:
-    """Copy the pages that a study wrote to the book's own, with a place in the contents."""
-    for name in ("claims.md", "tables.md"):
-        shutil.copy(study.tables / name, source)
-    overview = study.root / "overview.png"
-    if overview.exists():
-        shutil.copy(overview, source / "pipeline.png")
-    else:  # never another study's picture
-        (source / "pipeline.png").unlink()
-        index = source / "index.md"
-        shown = re.sub(r"```{image} pipeline.*?```\n", "", index.read_text(), flags=re.DOTALL)
-        index.write_text(shown)
-    if not (planted := study.truth / "planted.md").exists():
-        return
-    for path in [planted, *study.truth.glob("planted*.png")]:
-        shutil.copy(path, source)
-    contents = yaml.safe_load((source / "_toc.yml").read_text())
-    part = next(part for part in contents["parts"] if {"file": "claims"} in part["chapters"])
-    part["chapters"].insert(part["chapters"].index({"file": "claims"}) + 1, {"file": "planted"})
-    (source / "_toc.yml").write_text(yaml.safe_dump(contents, sort_keys=False))
-
-
-def write_cards(runs: Sequence[Run], source: Path) -> None:
-    """Put the model cards of runs, those that have one, on a page of their own."""
+    The model cards of runs, those that have one, become a page.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pages = [study.tables / "claims.md", study.tables / "tables.md"]
+    pages += [*study.truth.glob("planted.md"), *study.truth.glob("planted*.png")]
+    for page in pages:
+        shutil.copy(page, folder)
+    if (overview := study.root / "overview.png").exists():
+        shutil.copy(overview, folder / "pipeline.png")
     # each a level lower: the page has a title of its own
     cards = [
         re.sub("^#", "##", run.card_file.read_text(), flags=re.MULTILINE)
@@ -88,35 +75,102 @@ def write_cards(runs: Sequence[Run], source: Path) -> None:
     ]
     if cards:
         page = ["# Model cards", CARDS, *cards]
-        (source / "model_cards.md").write_text("\n\n".join(page))
+        (folder / "model_cards.md").write_text("\n\n".join(page))
+    records = [path / "provenance.json" for path in (study.prepared, study.cells, study.shortcuts)]
+    made = [json.loads(path.read_text()) for path in records if path.exists()]
+    last = max(made, key=lambda record: record["written_at"], default={})
+    record = {
+        "dataset": provenance.dataset_name(study.prepared, study.cells),
+        "simulated": bool(read_cells(study.cells)["simulated"].any()),
+        "commit": last.get("git_commit", "unknown"),
+        "date": last.get("written_at", "unknown")[:10],
+    }
+    (folder / "record.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
-def leave_out(source: Path, study: Study, notebooks: Sequence[str]) -> None:
-    """Take notebooks and cards that a study does not have from the contents and from all links.
+def stand_in(notebook: Path, reason: str) -> str:
+    """Write the page of a notebook that failed."""
+    title = nbformat.read(NOTEBOOKS_DIR / notebook.name, as_version=4).cells[0].source
+    return (
+        f"{title.splitlines()[0]}\n\nThis step has no results here, because it failed:\n\n"
+        f"```text\n{reason}\n```\n\nThe same command tries it again.\n"
+    )
+
+
+def write_notebooks(notebooks: Sequence[Path], source: Path) -> None:
+    """Lay executed notebooks out as pages, list their figures, and let failed ones say why."""
+    (source / "notebooks").mkdir()
+    figures = []
+    for notebook in notebooks:
+        target = source / "notebooks" / notebook.name
+        reason = failure_of(notebook.parent)
+        if not notebook.exists() or plan.unreadable(notebook):
+            reason = reason or "its executed notebook is missing or damaged"
+        if reason:
+            target.with_suffix(".md").write_text(stand_in(notebook, reason))
+            continue
+        page, shown = page_of(notebook, target.parent)
+        nbformat.write(page, target)
+        figures += shown
+    if figures:
+        (source / "figures.md").write_text(list_of_figures(figures))
+
+
+def link_words(source: Path) -> None:
+    """Link glossary terms where each page first uses them, and cite articles that are named."""
+    terms = terms_of((source / "glossary.md").read_text())
+    keys = articles((source / "references.bib").read_text())
+    for path in [*source.glob("*.md"), *source.glob("notebooks/*.ipynb")]:
+        if path.stem in ("glossary", "references", "figures", "explore"):
+            continue
+        if path.suffix == ".md":
+            (text,) = link_first_uses([cite_articles(path.read_text(), keys)], terms)
+            path.write_text(text)
+            continue
+        notebook = nbformat.read(path, as_version=4)
+        prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+        linked = link_first_uses([cite_articles(cell.source, keys) for cell in prose], terms)
+        for cell, text in zip(prose, linked, strict=True):
+            cell.source = text
+        nbformat.write(notebook, path)
+
+
+def articles(bibliography: str) -> dict[str, str]:
+    """Return how the text names articles of several authors, such as Guo et al. 2017, by key."""
+    entries = re.findall(r"@\w+\{(\w+),(.*?)\n\}", bibliography, flags=re.DOTALL)
+    named = {}
+    for key, fields in entries:
+        first = re.search(r"author\s*=\s*\{([^,]+),", fields)[1]
+        named[f"{first} et al. {re.search(r'year *= *{(\d+)}', fields)[1]}"] = key
+    return named
+
+
+def leave_out(source: Path, notebooks: Sequence[str], record: Mapping[str, object]) -> None:
+    """Take pages that a study does not have from the contents and from all links.
 
     The first page says which notebooks those are, and why; of a study that is not simulated also
     what it is of.
     """
-    absent = {name: why for name, why in LEFT_OUT.items() if name not in notebooks}
-    pages = [f"notebooks/{name}" for name in absent]
-    pages += ["model_cards"] * (not (source / "model_cards.md").exists())
-    contents = yaml.safe_load((source / "_toc.yml").read_text())
+    contents, absent = yaml.safe_load((source / "_toc.yml").read_text()), []
     for part in contents["parts"]:
-        part["chapters"] = [page for page in part["chapters"] if page["file"] not in pages]
+        pages = [page["file"] for page in part["chapters"]]
+        absent += [page for page in pages if not any(source.glob(f"{page}.*"))]
+        part["chapters"] = [{"file": page} for page in pages if page not in absent]
     (source / "_toc.yml").write_text(yaml.safe_dump(contents, sort_keys=False))
     for page in source.glob("*.md"):
         text = page.read_text()
-        for name in pages:
+        for name in absent:
             text = re.sub(rf"\[([^][]*)\]\({name}(#[^)]*)?\)", r"\1", text)
             text = re.sub(rf'<a href="{name}\.html[^"]*">(.*?)</a>', r"\1", text)
         page.write_text(text)
     index = source / "index.md"
-    said = [f"{name[:2]} ({why})" for name, why in absent.items()]
-    left_out = f"This study goes without notebooks {', '.join(said)}." if said else ""
     text = index.read_text()
-    if not read_cells(study.cells)["simulated"].any():
-        dataset = provenance.dataset_name(study.prepared, study.cells)
-        own = f"This book was made from other data than the demo's: *{dataset}*."
+    if not (source / "pipeline.png").exists():  # never another study's picture
+        text = re.sub(r":::\{figure\} pipeline.*?:::\n", "", text, flags=re.DOTALL)
+    said = [f"{name[:2]} ({why})" for name, why in LEFT_OUT.items() if name not in notebooks]
+    left_out = f"This study goes without notebooks {', '.join(said)}." if said else ""
+    if not record["simulated"]:
+        own = f"This book was made from other data than the demo's: *{record['dataset']}*."
         text, found = re.subn(SIMULATED_PAGES, own, text, flags=re.DOTALL)
         if not found:
             raise ValueError("index.md lacks the sentence about simulated acquisitions.")
@@ -124,37 +178,108 @@ def leave_out(source: Path, study: Study, notebooks: Sequence[str]) -> None:
     index.write_text(f"{head}{left_out}\n\n{where}{rest}")
 
 
-def build(output: Path, study: Study, notebooks: list[Path], runs: Sequence[Run]) -> None:
+def configure(source: Path, record: Mapping[str, object]) -> None:
+    """Complete ``_config.yml``: the foot of each page, and what the repository's address allows.
+
+    Without an address there are no buttons to launch, to see a source or to open an issue.
+    """
+    config = yaml.safe_load((source / "_config.yml").read_text())
+    version, commit = metadata.version("hsc-utils"), str(record["commit"])
+    config["html"]["extra_footer"] = (
+        f"<p>hsc-utils {version}, results of {record['date']}, made at commit "
+        f"<code>{commit[:10]}</code></p>"
+    )
+    options = config["sphinx"]["config"]["html_theme_options"]
+    if address := config["repository"]["url"]:
+        options |= {"repository_url": address, "use_source_button": True}
+        config["sphinx"]["local_extensions"] = {"page_sources": str(ROOT / "workflow")}
+        config["sphinx"]["config"]["html_context"] = {"pages_without_source": [*_NO_SOURCE]}
+        config["html"] |= {"use_issues_button": True, "use_repository_button": True}
+    else:
+        del config["launch_buttons"], config["repository"]
+    cited = citation(address, str(record["date"])[:4])
+    config["sphinx"]["config"]["myst_substitutions"] = {"citation": cited}
+    (source / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+def citation(address: str, year: str) -> str:
+    """Say in BibTeX how to cite this companion, from CITATION.cff."""
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    authors = " and ".join(_author(author) for author in cited["authors"])
+    fields = {
+        "author": f"{{{authors}}}",
+        "title": f"{{{cited['title']}}}",
+        "version": f"{{{cited['version']}}}",
+        "year": f"{{{year}}}",
+    } | ({"url": f"{{{address}}}"} if address else {})
+    lines = ",\n".join(f"  {name} = {value}" for name, value in fields.items())
+    return f"```bibtex\n@software{{hsc_companion,\n{lines}\n}}\n```"
+
+
+def _author(author: Mapping[str, str]) -> str:
+    """Write an author as BibTeX does; a group is kept whole."""
+    if "name" in author:
+        return f"{{{author['name']}}}"
+    return f"{author['family-names']}, {author['given-names']}"
+
+
+def build(output: Path, pages: Sequence[Path], notebooks: Sequence[Path], explored=None) -> None:
     """Render pages and notebooks as HTML into a folder, warnings being errors.
 
-    The model cards of the runs given stand among them.
+    Parameters
+    ----------
+    output : path
+        The folder, replaced.
+    pages : sequence of path
+        What `gather` wrote.
+    notebooks : sequence of path
+        Executed, in their order.
+    explored : tuple of Study and Run, optional
+        The study, and the run on cells that a reader may look into.
     """
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "book"
-        shutil.copytree(ROOT / "book", source)
+        ours = shutil.ignore_patterns("pipeline.png", "stored")
+        shutil.copytree(ROOT / "book", source, ignore=ours)
         shutil.copy(ROOT / "data" / "README.md", source / "data_card.md")
-        copy_pages(study, source)
-        write_cards(runs, source)
-        leave_out(source, study, [notebook.stem for notebook in notebooks])
-        (source / "notebooks").mkdir()
-        for notebook in notebooks:
-            page = source / "notebooks" / notebook.name
-            reason = failure_of(notebook.parent)
-            if not notebook.exists() or plan.unreadable(notebook):
-                reason = reason or "its executed notebook is missing or damaged"
-            if reason:
-                page.with_suffix(".md").write_text(stand_in(notebook, reason))
-            else:
-                nbformat.write(folded(notebook), page)
+        for page in pages:
+            shutil.copy(page, source)
+        record = json.loads((source / "record.json").read_text())
+        write_notebooks(notebooks, source)
+        if explored:
+            write_explorer(*explored, source)
+        leave_out(source, [notebook.stem for notebook in notebooks], record)
+        link_words(source)
+        configure(source, record)
         command = ["jupyter-book", "build", "--warningiserror", "--keep-going", str(source)]
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
         if finished.returncode:
             sys.exit(f"The book could not be built:\n{finished.stdout}\n{finished.stderr}")
+        html = source / "_build" / "html"
+        for notebook in notebooks:  # to download: the notebook as it ran, not its page
+            if (page := html / "_sources" / "notebooks" / notebook.name).exists():
+                nbformat.write(lightened(nbformat.read(notebook, as_version=4)), page)
         shutil.rmtree(output, ignore_errors=True)
-        shutil.copytree(source / "_build" / "html", output)
+        shutil.copytree(html, output)
+
+
+def build_study(config: str) -> None:
+    """Build the book of a study."""
+    study, runs = plan.study_of(config), plan.carded_runs(config)
+    explored = next(((study, run) for run in runs if run.level == "cell"), None)
+    with tempfile.TemporaryDirectory() as scratch:
+        gather(study, runs, Path(scratch))
+        build(study.book, [*Path(scratch).iterdir()], plan.chapters(config), explored)
+
+
+def build_stored(output: Path) -> None:
+    """Build the demo's book from what the repository holds."""
+    pages = [*STORED.iterdir(), ROOT / "book" / "pipeline.png"]
+    build(output, pages, sorted(NOTEBOOKS_DIR.glob("*.ipynb")))
 
 
 if __name__ == "__main__":
-    config = sys.argv[1]
-    study, runs = plan.study_of(config), plan.carded_runs(config)
-    build(study.book, study, plan.chapters(config), runs)
+    if sys.argv[1] == "--stored":
+        build_stored(from_caller(sys.argv[2]))
+    else:
+        build_study(sys.argv[1])

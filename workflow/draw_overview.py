@@ -15,22 +15,23 @@ import numpy as np
 import pandas as pd
 import plan
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import SubFigure
 from matplotlib.patches import Circle, Rectangle
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from scipy.spatial import cKDTree
 
-from hsc_utils import detection, drawing, explanation, manifest, provenance, training
+from hsc_utils import detection, drawing, explanation, manifest, paper, provenance, training
 from hsc_utils.explanation import figures
 from hsc_utils.files import atomic_path, from_caller, from_root, read_rgb, shown_path
-from hsc_utils.study import Study, failure_of
+from hsc_utils.study import Study, failure_of, model_words
 
 SHOWN = 3  # cells of a class, and classes, at most
-PICTURES, LINE = 3.87, 0.145  # inches that the pictures take, and a line of small print
+WIDTH, PICTURES, LINE = 8, 2.75, 0.145  # inches: all, the pictures, and a line of small print
+DPI = 200  # twice that of a screen
 NEAR = 8  # px from a detection to the centre of its true cell, at most
 
 
-def draw(study: Study, cell_model: str, seed: int, masks_dir: str | None = None) -> Figure:
+def draw(study: Study, cell_model: str, seed: int, masks_dir: str | None = None) -> drawing.Figure:
     """Put slices, their image, single cells and where a model looks side by side.
 
     Parameters
@@ -58,7 +59,8 @@ def draw(study: Study, cell_model: str, seed: int, masks_dir: str | None = None)
     rule = conditions(study, explained, patches) | {
         "touching no other cell and no rim": ~touching(labels, inside)
     }
-    shown = typical(explained, rule, config.class_names)
+    class_names = paper.class_order(config.class_names)
+    shown = typical(explained, rule, class_names)
     chosen, inside = explained.loc[shown].reset_index(drop=True), inside[shown]
     pixels = np.asarray(patches[chosen["row"]])
     layer = explanation.layer_at_stride(network, int(chosen["stride"].iloc[0]))
@@ -66,19 +68,27 @@ def draw(study: Study, cell_model: str, seed: int, masks_dir: str | None = None)
     maps = explanation.resize_maps(explanation.grad_cam(network, *inputs, layer), pixels.shape[1])
 
     placed = bool(explained["y"].notna().all())  # cells that came ready lie in no image
-    widths = [1.15, 3.3] * placed + [3.15, 3.75]
-    absent = [name for name in config.class_names if name not in set(chosen["class"])]
-    text = textwrap.fill(small_print(explained, means, rule, absent), int(19 * sum(widths)))
-    heights = PICTURES, LINE * (text.count("\n") + 1)
-    figure = plt.figure(figsize=(1.15 * sum(widths), sum(heights)), layout="constrained")
+    widths = [1.6, 3.3] * placed + [3.15, 3.75]
+    absent = [name for name in class_names if name not in set(chosen["class"])]
+    text = textwrap.fill(small_print(explained, means, rule, absent), 142)
+    heights = PICTURES if placed else 1.5 * PICTURES, LINE * (text.count("\n") + 1.5)
+    size = WIDTH, sum(heights)
+    figure = plt.figure(figsize=size, layout="constrained", FigureClass=drawing.Figure)
     above, below = figure.subfigures(2, 1, height_ratios=heights)
     panels = above.subfigures(1, len(widths), width_ratios=widths)
     if placed:
         draw_field(panels, study, chosen, patches.shape[1])
     draw_cells(panels[-2:], chosen, pixels, maps, inside)
-    panels[-1].suptitle(f"Where {cell_model} looks", fontsize=12)
-    below.text(0.01, 0.95, text, fontsize=8.5, va="top", color="0.3", parse_math=False)
-    return drawing.finish(figure, provenance.data_note(explained))
+    words = model_words(cell_model)
+    panels[-1].suptitle(f"Where {words} looks", fontsize=10)
+    below.text(0.01, 0.95, text, fontsize=8, va="top", color="0.3", parse_math=False)
+    seen = "Slices of an acquisition become an RGB image in which cells are found; " * placed
+    classes = ", ".join(chosen["class"].unique())
+    alt = (
+        f"{seen}single cells of {classes}; and on each a map of where {words} looks, with the "
+        f"cell's outline. {attention(explained, means)}"
+    )
+    return drawing.finish(figure, provenance.data_note(explained), alt[0].upper() + alt[1:])
 
 
 def read_results(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -181,16 +191,16 @@ def draw_field(panels: Sequence[SubFigure], study: Study, chosen: pd.DataFrame, 
     image = images.loc[counts.idxmax()]
     rgb = read_rgb(study.prepared / image["path"])
 
-    panels[0].suptitle(f"Slices ({Path(image['source']).suffix})", fontsize=12)
+    panels[0].suptitle("Slices", fontsize=10)
     names = image["channel_names"].split(";")
     shown = min(int(image["slices"]), 3)
     for index, axes in enumerate(panels[0].subplots(shown, 1, squeeze=False)[:, 0]):
         axes.imshow(drawing.stretched(rgb[..., index]), cmap="gray")
         axes.axis("off")
         name = names[index] if index < len(names) and names[index] else f"slice {index}"
-        write_label(axes, name, fontsize=8.5)
+        axes.set_title(name, fontsize=8, pad=2, parse_math=False)
 
-    panels[1].suptitle("RGB image, cells found", fontsize=12)
+    panels[1].suptitle("RGB image, cells found", fontsize=10)
     axes = panels[1].subplots()
     axes.imshow(drawing.stretched(rgb))
     axes.axis("off")
@@ -229,15 +239,16 @@ def draw_cells(
     """Draw the chosen cells, one class a row, and beside them the same with their maps."""
     classes = chosen["class"].unique()
     colours = drawing.class_colours(classes)
+    seen = drawing.stretched(pixels.reshape(-1, *pixels.shape[2:])).reshape(pixels.shape)
     left, right = (panel.subplots(len(classes), SHOWN, squeeze=False) for panel in panels)
-    panels[0].suptitle("Single cells", fontsize=12)
+    panels[0].suptitle("Single cells", fontsize=10)
     for axes in [*left.flat, *right.flat]:
         axes.axis("off")
     for row, name in enumerate(classes):
         for axes in (left[row, 0], right[row, 0]):
-            write_label(axes, name, fontsize=10, weight="bold", color=colours[name])
+            write_label(axes, name, fontsize=9, weight="bold", color=colours[name])
         for column, cell in enumerate(np.flatnonzero(chosen["class"] == name)):
-            left[row, column].imshow(drawing.stretched(pixels[cell]))
+            left[row, column].imshow(seen[cell])
             figures.overlay(right[row, column], pixels[cell], maps[cell], inside[cell])
     figures.colour_bar(panels[1], right)
 
@@ -252,30 +263,45 @@ def small_print(
     explained: pd.DataFrame, means: pd.DataFrame, rule: Sequence[str], absent: Sequence[str]
 ) -> str:
     """Say how the cells were chosen, and what holds for all that notebook 06 measured."""
-    share, area = means.loc["share"], 100 * means.loc["area", "mean"]
-    mean, low, high = 100 * share[["mean", "low", "high"]].astype(float)
-    interval = "" if np.isnan(low) else f" (95 % interval {low:.1f} to {high:.1f} %)"
-    subset, count = explained["split"].iloc[0], f"{share['samples']:.0f}"
+    subset = explained["split"].iloc[0]
     sentences = [
         f"Chosen by rule: {subset} cells {', '.join(rule)}; of each class the {SHOWN} nearest to "
         "the class's median of attention inside the outline less the outline's share of the patch.",
         f"Not shown: {', '.join(absent)}, since no cell fits or {SHOWN} classes are there already."
         * bool(absent),
-        f"In the {count} {subset} cells measured, of {share['images']:.0f} images, {mean:.1f} %"
-        f"{interval} of the attention (Grad-CAM) lies inside the cell, which covers {area:.1f} % "
-        "of the patch.",
+        attention(explained, means),
+        "Pictures are stretched for the eye, all cells alike.",
     ]
     return " ".join(filter(None, sentences))
 
 
-def write(figure: Figure, output: Path) -> None:
-    """Save a figure as a PNG of 256 colours, small enough for a repository."""
+def attention(explained: pd.DataFrame, means: pd.DataFrame) -> str:
+    """Say how much of the attention lies inside the cells that notebook 06 measured."""
+    share, area = means.loc["share"], 100 * means.loc["area", "mean"]
+    mean, low, high = 100 * share[["mean", "low", "high"]].astype(float)
+    interval = "" if np.isnan(low) else f" (95 % interval {low:.1f} to {high:.1f} %)"
+    return (
+        f"In the {share['samples']:.0f} {explained['split'].iloc[0]} cells measured, of "
+        f"{share['images']:.0f} images, {mean:.1f} %{interval} of the attention (Grad-CAM) lies "
+        f"inside the cell, which covers {area:.1f} % of the patch."
+    )
+
+
+def write(figure: drawing.Figure, output: Path) -> None:
+    """Save a figure as a PNG of 256 colours, small enough for a repository, its alt text inside.
+
+    The text lies under the keyword that the PNG standard has for it, ``Description``.
+    """
+    described = PngImagePlugin.PngInfo()
+    described.add_itxt("Description", figure.alt)
     with atomic_path(output) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+        figure.savefig(temporary, dpi=DPI, format="png")
         picture = Image.open(temporary).convert("RGB")
         # the colours of the largest areas alone would give each class's name another's colour
         palette = picture.quantize(256, Image.Quantize.FASTOCTREE)
-        picture.quantize(palette=palette).save(temporary, format="png", optimize=True)
+        picture.quantize(palette=palette).save(
+            temporary, format="png", optimize=True, pnginfo=described
+        )
 
 
 if __name__ == "__main__":

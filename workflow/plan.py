@@ -186,7 +186,7 @@ def check(config: str) -> None:
     Raises
     ------
     ParameterError
-        With a line a fault: what `read_sections` finds, models that nobody can or does train,
+        With a line per fault: what `read_sections` finds, models that nobody can or does train,
         settings out of range, and data that are not where they should be.
     """
     study_of(config)
@@ -244,7 +244,7 @@ def faults_of_data(config: str) -> Iterator[str]:
         if takes_ready_cells(config):
             yield (
                 f"{DETECTION}: there are no cells in {shown_path(raw)} (parameter "
-                "ready_cells_dir), where a folder a class with an image a cell was expected."
+                "ready_cells_dir), where a folder per class with an image per cell was expected."
             )
         else:
             yield (

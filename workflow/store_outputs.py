@@ -1,11 +1,9 @@
-"""Store a study's outputs in notebooks/ and its overview in book/, for readers on the web.
+"""Store a study's outputs in notebooks/, its pages and its overview in book/, for the web.
 
 ``store_outputs.py CONFIG`` takes executed copies, whose code is that of the sources, drops what
 papermill added to them, and makes their pictures small enough for a repository.
 """
 
-import base64
-import io
 import json
 import shutil
 import sys
@@ -14,7 +12,8 @@ from pathlib import Path
 
 import nbformat
 import plan
-from PIL import Image
+from book_pages import lightened
+from build_book import STORED, gather
 
 from hsc_utils.files import ROOT, shown_path
 from hsc_utils.run import NOTEBOOKS_DIR
@@ -39,8 +38,11 @@ def store(executed: Path) -> None:
         if cell.cell_type == "code":
             count += 1
             cell.execution_count = count
-            cell.outputs = [stored(output, count) for output in merged(cell.outputs)]
-    nbformat.write(notebook, NOTEBOOKS_DIR / executed.name)
+            cell.outputs = merged(cell.outputs)
+            for output in cell.outputs:
+                if "execution_count" in output:
+                    output.execution_count = count
+    nbformat.write(lightened(notebook), NOTEBOOKS_DIR / executed.name)
 
 
 def merged(outputs: list) -> list:
@@ -52,18 +54,6 @@ def merged(outputs: list) -> list:
         else:
             joined.append(output)
     return joined
-
-
-def stored(output: nbformat.NotebookNode, count: int) -> nbformat.NotebookNode:
-    """Give an output the number of its cell, and reduce a picture to 256 colours."""
-    if "execution_count" in output:
-        output.execution_count = count
-    if "image/png" in output.get("data", {}):
-        picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
-        smaller = io.BytesIO()
-        picture.convert("RGB").quantize(256).save(smaller, "PNG", optimize=True)
-        output.data["image/png"] = base64.b64encode(smaller.getvalue()).decode()
-    return output
 
 
 def check_complete(executed: Sequence[Path], overview: Path) -> None:
@@ -88,4 +78,6 @@ if __name__ == "__main__":
     check_complete(notebooks, study.root / "overview.png")
     for notebook in notebooks:
         store(notebook)
-    shutil.copy(study.root / "overview.png", ROOT / "book" / "pipeline.png")
+    shutil.rmtree(STORED, ignore_errors=True)
+    gather(study, plan.carded_runs(sys.argv[1]), STORED)
+    shutil.move(STORED / "pipeline.png", ROOT / "book" / "pipeline.png")

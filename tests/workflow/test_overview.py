@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock
 
-from hsc_utils import training
+from hsc_utils import drawing, training
 from hsc_utils.provenance import SIMULATED_NOTE
 from hsc_utils.study import RunConfig, Study
 
@@ -40,7 +40,7 @@ CONFIG = RunConfig(
 
 @pytest.fixture
 def study(tmp_path, monkeypatch) -> Study:
-    """A study of one image a class, with four cells that were explained, all predicted right."""
+    """A study of one image per class, with four cells that were explained, all predicted right."""
     made, rng = Study(tmp_path / "study"), np.random.default_rng(0)
     for folder in (made.prepared, made.cells, made.grad_cam):
         folder.mkdir(parents=True)
@@ -88,13 +88,23 @@ def texts(figure: Figure) -> str:
 
 def test_a_real_study_states_its_rule_and_numbers_and_says_nothing_of_a_simulation(study):
     said = texts(draw_overview.draw(study, "resnet18", 0)).replace("\n", " ")
-    assert SIMULATED_NOTE not in said and "Where resnet18 looks" in said
+    assert SIMULATED_NOTE not in said and "Where ResNet-18 looks" in said
     assert (
         "sharper than half of their class, from images of 3 slices, touching no other cell" in said
     )
     assert "34.0 % (95 % interval 30.4 to 37.6 %)" in said and "covers 18.0 % of the patch" in said
     assert "Not shown: NA" in said and "In the 16 test cells measured, of 4 images" in said
     assert all(name in said for name in ("DIC", "BF", "AF", "20 µm", *CLASSES[:3]))
+
+
+def test_the_picture_is_told_to_those_who_cannot_see_it(study, tmp_path):
+    figure = draw_overview.draw(study, "resnet18", 0)
+    draw_overview.write(figure, tmp_path / "overview.png")
+    with Image.open(tmp_path / "overview.png") as picture:
+        assert picture.info["Description"] == figure.alt and picture.width == 1600
+    assert "single cells of LT-HSC, ST-HSC, MPP; and" in figure.alt
+    assert "where ResNet-18 looks" in figure.alt and "34.0 % (95 % interval" in figure.alt
+    assert (tmp_path / "overview.png").stat().st_size < 400_000
 
 
 def test_a_simulated_study_says_so_and_takes_cells_that_are_in_focus(study):
@@ -114,8 +124,10 @@ def test_cells_that_came_ready_lie_in_no_image_and_are_shown_alone(study):
     cells = pd.read_csv(path, keep_default_na=False).assign(y=np.nan, x=np.nan, sigma=np.nan)
     cells.to_csv(path, index=False)
     (study.prepared / "images.csv").unlink()
-    said = texts(draw_overview.draw(study, "resnet18", 0)).replace("\n", " ")
+    figure = draw_overview.draw(study, "resnet18", 0)
+    said = texts(figure).replace("\n", " ")
     assert "Single cells" in said and "RGB image" not in said and " slices" not in said
+    assert figure.alt.startswith("Single cells of")
 
 
 def test_without_results_of_notebook_06_it_says_so(study):
@@ -176,10 +188,10 @@ def test_the_scale_bar_is_round_and_as_long_as_it_says(pixel_size, width):
 
 
 def test_small_coloured_words_keep_their_colour(tmp_path):
-    figure = Figure(figsize=(5, 4))
+    figure = drawing.Figure(figsize=(5, 4))
     axes = figure.subplots()
     axes.imshow(np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8))
     axes.set_title("MPP", color="#009E73", fontsize=10, weight="bold")
     draw_overview.write(figure, tmp_path / "made" / "overview.png")
     pixels = np.asarray(Image.open(tmp_path / "made" / "overview.png").convert("RGB")).astype(int)
-    assert (np.abs(pixels[:60] - (0, 0x9E, 0x73)).max(axis=2) < 24).any()
+    assert (np.abs(pixels[:100] - (0, 0x9E, 0x73)).max(axis=2) < 24).any()

@@ -526,45 +526,55 @@ def test_snakemake_finds_the_voice():
     subprocess.run(command, cwd=ROOT, check=True, env=environment, capture_output=True)
 
 
-def test_the_book_takes_a_page_of_what_was_planted_where_there_is_one(tmp_path):
-    study, source = Study(tmp_path / "study"), tmp_path / "book"
-    for folder in (study.tables, study.truth, source):
-        folder.mkdir(parents=True)
-    for name in ("claims.md", "tables.md"):
-        (study.tables / name).write_text(f"# {name}\n")
-    for name in ("_toc.yml", "index.md", "pipeline.png"):
-        shutil.copy(ROOT / "book" / name, source)
-    build_book.copy_pages(study, source)
-    assert (source / "_toc.yml").read_text() == (ROOT / "book" / "_toc.yml").read_text()
-    (study.truth / "planted.md").write_text("# What we planted\n")
-    (study.truth / "planted.png").write_bytes(b"")
-    assert not (source / "pipeline.png").exists()  # another study's
-    assert "pipeline.png" not in (source / "index.md").read_text()
-    (study.root / "overview.png").write_bytes(b"drawn")
-    build_book.copy_pages(study, source)
-    first = yaml.safe_load((source / "_toc.yml").read_text())["parts"][0]["chapters"]
-    assert first == [{"file": "claims"}, {"file": "planted"}]
-    assert (source / "pipeline.png").read_bytes() == b"drawn"
-    assert (source / "planted.png").exists() and (source / "claims.md").exists()
-
-
-def book_source(folder):
-    """Copy the sources of the book that a study's own pages are put beside."""
-    source = folder / "book"
-    source.mkdir()
-    for name in ("_toc.yml", "index.md", "how_to_run.md"):
-        shutil.copy(ROOT / "book" / name, source)
-    link = '<a href="notebooks/01_data_preparation.html#a">01</a> [3](notebooks/03_image_level'
-    (source / "claims.md").write_text(f"# Claims\n{link}_training) [7](notebooks/07_shortcuts)\n")
-    return source
-
-
 def write_cells(study, simulated):
     row = {"cell_id": "a", "image_id": "a", "class": "A", "split": "train", "group": ""}
     row |= {"y": 1, "x": 1, "sigma": 1, "row": 0, "touches": False, "simulated": simulated}
     study.cells.mkdir(parents=True)
     pd.DataFrame([row]).to_csv(study.cells / "cells.csv", index=False)
-    (study.cells / "provenance.json").write_text('{"dataset": "ready cells in mine"}')
+    record = {"dataset": "ready cells in mine", "git_commit": "abc", "written_at": "2026-01-02T"}
+    (study.cells / "provenance.json").write_text(json.dumps(record))
+
+
+def test_the_pages_that_a_study_wrote_are_gathered_with_a_record(tmp_path):
+    study, pages = Study(tmp_path / "study"), tmp_path / "pages"
+    for folder in (study.tables, study.truth):
+        folder.mkdir(parents=True)
+    for name in ("claims.md", "tables.md"):
+        (study.tables / name).write_text(f"# {name}\n")
+    write_cells(study, simulated=True)
+    runs = [study.run("cell", name, 0) for name in ("resnet18", "densenet121")]
+    build_book.gather(study, runs, pages)  # neither has a card yet, and nothing was planted
+    assert {path.name for path in pages.iterdir()} == {"claims.md", "tables.md", "record.json"}
+    record = json.loads((pages / "record.json").read_text())
+    assert record == {
+        "dataset": "ready cells in mine",
+        "simulated": True,
+        "commit": "abc",
+        "date": "2026-01-02",
+    }
+    (study.truth / "planted.md").write_text("# What we planted\n")
+    (study.truth / "planted.png").write_bytes(b"")
+    (study.root / "overview.png").write_bytes(b"drawn")
+    runs[1].directory.mkdir(parents=True)
+    runs[1].card_file.write_text("# A card\n\n## Data\n")
+    build_book.gather(study, runs, pages)
+    assert (pages / "pipeline.png").read_bytes() == b"drawn"
+    assert (pages / "planted.md").exists() and (pages / "planted.png").exists()
+    cards = (pages / "model_cards.md").read_text()
+    assert cards.startswith("# Model cards\n") and cards.endswith("\n\n## A card\n\n### Data\n")
+
+
+def book_source(folder, notebooks=()):
+    """Copy the sources of the book that a study's own pages are put beside."""
+    source = folder / "book"
+    ours = shutil.ignore_patterns("pipeline.png", "stored")
+    shutil.copytree(ROOT / "book", source, ignore=ours)
+    link = '<a href="notebooks/01_data_preparation.html#a">01</a> [3](notebooks/03_image_level'
+    (source / "claims.md").write_text(f"# Claims\n{link}_training) [7](notebooks/07_shortcuts)\n")
+    (source / "notebooks").mkdir()
+    for name in notebooks:
+        (source / "notebooks" / f"{name}.ipynb").write_text("{}")
+    return source
 
 
 def files_of(source):
@@ -572,10 +582,13 @@ def files_of(source):
     return [page["file"] for part in contents["parts"] for page in part["chapters"]]
 
 
+REAL = {"simulated": False, "dataset": "ready cells in mine", "commit": "ab" * 20, "date": "2026-1"}
+
+
 def test_a_book_names_no_page_that_its_study_does_not_have(tmp_path):
-    study, source = Study(tmp_path / "study"), book_source(tmp_path)
-    write_cells(study, simulated=False)
-    build_book.leave_out(source, study, plan.notebooks_of("workflow/config/leukocytes.yaml"))
+    notebooks = plan.notebooks_of("workflow/config/leukocytes.yaml")
+    source = book_source(tmp_path, notebooks)
+    build_book.leave_out(source, notebooks, REAL)
     listed = files_of(source)
     assert "notebooks/02_blob_tuning" in listed and "traps" in listed
     for page in ("notebooks/01_data_preparation", "notebooks/08_new_images", "model_cards"):
@@ -584,25 +597,45 @@ def test_a_book_names_no_page_that_its_study_does_not_have(tmp_path):
     assert text == "# Claims\n01 3 [7](notebooks/07_shortcuts)\n"
     index = (source / "index.md").read_text()
     assert "01_data_preparation" not in index and "simulated" not in index.split("##")[0]
+    assert "pipeline" not in index  # another study's picture
     assert "other data than the demo's: *ready cells in mine*" in index
     assert "without notebooks 01 (its cells came ready), 03" in index
 
 
 def test_a_book_of_a_whole_study_is_left_as_it_is(tmp_path):
-    study, source = Study(tmp_path / "study"), book_source(tmp_path)
-    write_cells(study, simulated=True)
+    source = book_source(tmp_path, plan.NOTEBOOKS)
+    for page in ("planted", "figures", "explore", "tables", "model_cards", "data_card"):
+        (source / f"{page}.md").write_text("# Page\n")
+    (source / "pipeline.png").write_bytes(b"")
     before = (source / "index.md").read_text()
-    runs = [study.run("cell", name, 0) for name in ("resnet18", "densenet121")]
-    build_book.write_cards(runs, source)  # neither has one yet
-    assert not (source / "model_cards.md").exists()
-    runs[1].directory.mkdir(parents=True)
-    runs[1].card_file.write_text("# A card\n\n## Data\n")
-    build_book.write_cards(runs, source)
-    build_book.leave_out(source, study, plan.NOTEBOOKS)
+    build_book.leave_out(source, plan.NOTEBOOKS, REAL | {"simulated": True})
     assert files_of(source) == files_of(ROOT / "book")
     assert (source / "index.md").read_text().split() == before.split()
-    cards = (source / "model_cards.md").read_text()
-    assert cards.startswith("# Model cards\n") and cards.endswith("\n\n## A card\n\n### Data\n")
+
+
+def test_one_setting_for_the_address_gives_all_buttons_or_none(tmp_path):
+    source = book_source(tmp_path)
+    without = (source / "_config.yml").read_text()
+    build_book.configure(source, REAL)
+    config = yaml.safe_load((source / "_config.yml").read_text())
+    assert "launch_buttons" not in config and not config["html"]["use_issues_button"]
+    assert "abababababa" not in config["html"]["extra_footer"]
+    assert "ababababab" in config["html"]["extra_footer"]
+    assert "url =" not in config["sphinx"]["config"]["myst_substitutions"]["citation"]
+    address = "https://example.org/github.com/a/b"
+    (source / "_config.yml").write_text(without.replace('url: ""', f"url: {address}"))
+    build_book.configure(source, REAL)
+    config = yaml.safe_load((source / "_config.yml").read_text())
+    assert config["launch_buttons"]["binderhub_url"] and config["html"]["use_issues_button"]
+    settings = config["sphinx"]["config"]
+    assert settings["html_theme_options"]["repository_url"] == address
+    assert f"url = {{{address}}}" in settings["myst_substitutions"]["citation"]
+
+
+def test_articles_are_known_by_first_author_and_year():
+    named = build_book.articles((ROOT / "book" / "references.bib").read_text())
+    assert named["Guo et al. 2017"] == "guo2017"
+    assert named["Selvaraju et al. 2017"] == "selvaraju2017"
 
 
 def test_the_book_stands_in_for_a_failed_step(tmp_path):

@@ -1,4 +1,4 @@
-"""What Snakemake says while `make demo` runs: a line a step with its time, errors, no internals.
+"""What Snakemake says while `make demo` runs: a line per step with its time, errors, no internals.
 
 Snakemake finds this module by its name: ``PYTHONPATH=workflow snakemake --logger steps``.
 """
