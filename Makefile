@@ -51,7 +51,7 @@ EXAMPLE_CONFIG = make run CONFIG=workflow/config/mine.yaml
 help:  ## say what each target does
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
 	@echo
-	@echo "Any of them with TORCH=cpu: PyTorch without its CUDA libraries, some 2 GB instead of 6.6"
+	@echo "Any of them with TORCH=cpu: PyTorch without its CUDA libraries, some 2 GB instead of 7"
 	@echo "(TORCH=cu128, auto ...: another build; TORCH=lock: the usual one; .venv remembers which)."
 	@echo "Any of them with ACTIVE=1: in the active environment (conda, mamba, Binder), without .venv."
 

@@ -191,9 +191,13 @@ def count_by_class(images: pd.DataFrame, by: str) -> pd.DataFrame:
     return counts.loc[paper.class_order(counts.index), columns]
 
 
-def slice_names(images: pd.DataFrame) -> tuple[str, ...]:
-    """Name the slices behind red, green and blue: ``Slice 0, DIC`` where all images agree on it."""
-    listed = [names.split(";") for names in images["channel_names"] if names]
+def slice_names(prepared_dir: str | Path) -> tuple[str, ...]:
+    """Name the slices behind red, green and blue: ``Slice 0, DIC`` where all images agree on it.
+
+    Without prepared images, as of ready cells, and without names they are numbers alone.
+    """
+    named = read_images(prepared_dir)["channel_names"] if from_root(prepared_dir).exists() else []
+    listed = [names.split(";") for names in named if names]
     called = [{names[k] for names in listed if len(names) > k} for k in range(3)]
     return tuple(
         f"Slice {k}" + (f", {of.pop()}" if len(of) == 1 else "") for k, of in enumerate(called)

@@ -153,7 +153,8 @@ def _figure(
         options["width"] = f"{known['width']}px"
     lines = "\n".join(f":{option}: {value}" for option, value in options.items())
     text = f":::{{figure}} {file}\n{lines}\n\n{caption}\n:::"
-    return Figure(name.rpartition("-")[0], label, title, named[1] if named else ""), text
+    page = f"notebooks/{name.rpartition('-')[0]}"
+    return Figure(page, label, title, named[1] if named else ""), text
 
 
 def _lightest(png: bytes) -> tuple[bytes, str]:
@@ -188,13 +189,13 @@ def list_of_figures(figures: Sequence[Figure]) -> str:
     rows = "\n".join(f"| {f.counterparts} | {{numref}}`{f.label}`: {f.title} |" for f in beside)
     lines = ""
     for page, shown in groupby(figures, key=lambda figure: figure.page):
-        lines += f"\n\n[](notebooks/{page})\n\n"
+        lines += f"\n\n[]({page})\n\n"
         lines += "\n".join(f"- {{numref}}`{figure.label}`: {figure.title}" for figure in shown)
     return (
         "# List of figures\n\n## Beside the paper's\n\nThe paper's figures themselves are not "
         "shown: they are its authors'. What stands here was made by the same kind of analysis "
         "from the data of this book.\n\n"
-        f"| The paper's | Here |\n|---|---|\n{rows}\n\n## All figures of the notebooks{lines}\n"
+        f"| The paper's | Here |\n|---|---|\n{rows}\n\n## All figures of the analysis{lines}\n"
     )
 
 

@@ -23,6 +23,7 @@ import nbformat
 import plan
 import yaml
 from book_pages import (
+    Figure,
     cite_articles,
     lightened,
     link_first_uses,
@@ -30,7 +31,7 @@ from book_pages import (
     page_of,
     terms_of,
 )
-from explorer import write_explorer
+from explorer import EXPLORED, write_explorer
 
 from hsc_utils import provenance
 from hsc_utils.files import ROOT, from_caller
@@ -97,8 +98,8 @@ def stand_in(notebook: Path, reason: str) -> str:
     )
 
 
-def write_notebooks(notebooks: Sequence[Path], source: Path) -> None:
-    """Lay executed notebooks out as pages, list their figures, and let failed ones say why."""
+def write_notebooks(notebooks: Sequence[Path], source: Path) -> list[Figure]:
+    """Lay executed notebooks out as pages, let failed ones say why, and return their figures."""
     (source / "notebooks").mkdir()
     figures = []
     for notebook in notebooks:
@@ -112,8 +113,7 @@ def write_notebooks(notebooks: Sequence[Path], source: Path) -> None:
         page, shown = page_of(notebook, target.parent)
         nbformat.write(page, target)
         figures += shown
-    if figures:
-        (source / "figures.md").write_text(list_of_figures(figures))
+    return figures
 
 
 def link_words(source: Path) -> None:
@@ -187,7 +187,8 @@ def configure(source: Path, record: Mapping[str, object]) -> None:
     version, commit = metadata.version("hsc-utils"), str(record["commit"])
     config["html"]["extra_footer"] = (
         f"<p>hsc-utils {version}, results of {record['date']}, made at commit "
-        f"<code>{commit[:10]}</code></p>"
+        f"<code>{commit.removesuffix('-dirty')[:10]}</code>"
+        f"{' with uncommitted changes' * commit.endswith('-dirty')}</p>"
     )
     options = config["sphinx"]["config"]["html_theme_options"]
     if address := config["repository"]["url"]:
@@ -245,9 +246,11 @@ def build(output: Path, pages: Sequence[Path], notebooks: Sequence[Path], explor
         for page in pages:
             shutil.copy(page, source)
         record = json.loads((source / "record.json").read_text())
-        write_notebooks(notebooks, source)
-        if explored:
-            write_explorer(*explored, source)
+        figures = write_notebooks(notebooks, source)
+        if explored and write_explorer(*explored, source):
+            figures += [Figure("explore", *figure, "") for figure in EXPLORED]
+        if figures:
+            (source / "figures.md").write_text(list_of_figures(figures))
         leave_out(source, [notebook.stem for notebook in notebooks], record)
         link_words(source)
         configure(source, record)

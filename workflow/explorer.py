@@ -49,6 +49,11 @@ _START = 0.5
 _DPI = 200  # twice that of a screen
 
 # The book loads every *.js below _static on every page, and this one is for one page alone.
+# label and title of the two figures
+EXPLORED = (
+    ("fig-explore-roc", "An operating point to move"),
+    ("fig-explore-features", "Cells where the network puts them"),
+)
 _SCRIPT = "vendor/bokeh.min.mjs"
 _SHEET = "explore_cells.jpg"
 
@@ -167,8 +172,9 @@ the {term}`ROC curve` holds all such bargains.
 
 **An operating point to move.** With class and threshold move the point on the curve and the line
 through the test cells, which lie at their probability of that class. What lies right of the line is
-called so; the table counts it by true class, and under the cursor appears the cell. A threshold chosen here flatters: it was fitted to
-the test cells, and one for use is chosen on the validation subset.
+called so; the table counts it by true class, and under the cursor appears the cell. A threshold
+chosen here flatters: it was fitted to the test cells, and one for use is chosen on the validation
+subset.
 :::
 
 ## Which cells look alike to the network?
@@ -238,24 +244,14 @@ def write_explorer(study: Study, run: Run, folder: Path) -> Path | None:
     curves = {name: curves[name] for name in names if name in curves}
     cells = manifest.read_cells(study.cells)
     patches, note = detection.read_patches(study.cells, cells), provenance.data_note(cells)
-    rows = cells[["cell_id", "row"]].rename(columns={"cell_id": "id"})
-    samples = run.predictions.merge(rows, on="id", validate="one_to_one")
-    if len(samples) < len(run.predictions):
-        raise ValueError(
-            f"{run} was trained on cells that {shown_path(study.cells / 'cells.csv')} no longer "
-            "holds. Train it again with notebook 04."
-        )
+    samples = _samples(study, run, cells)
     test = samples[samples["split"] == "test"]
     learnt = _draw(samples[samples["split"] == "train"], _TRAINING * len(names))
     shown = place(_draw(test, POINTS), names)
     shares, size = _project(run, learnt, shown, patches)
     points = operating_points(test, names)
 
-    (folder / "_static" / _SCRIPT).parent.mkdir(parents=True, exist_ok=True)
-    script = Path(bokeh.__file__).parent / "server" / "static" / "js" / "bokeh.min.js"
-    shutil.copy(script, folder / "_static" / _SCRIPT)
-    sheet = Image.fromarray(contact_sheet(np.asarray(patches[shown["row"].to_numpy()])))
-    sheet.save(folder / "_static" / _SHEET, quality=88, subsampling=0, optimize=True)
+    _write_static(folder / "_static", np.asarray(patches[shown["row"].to_numpy()]))
     pictures = {
         "roc": _roc_picture(curves, points, colours, note),
         "features": _features_picture(learnt, shown, colours, shares, note),
@@ -280,20 +276,36 @@ def write_explorer(study: Study, run: Run, folder: Path) -> Path | None:
         "some": "" if len(shown) == len(test) else f"{len(shown)} of ",
         "size": f"{size:,}",
         "share": f"{sum(shares):.0%}",
-        "roc_alt": pictures["roc"].alt,
-        "features_alt": pictures["features"].alt,
         "threshold": _threshold_controls(curves, names),
         "choice": _cell_controls(shown, colours),
-        "style": _STYLE,
-        "patch": _PATCH,
         # no text may end the script that holds it
         "numbers": json.dumps(numbers, separators=(",", ":")).replace("<", "\\u003c"),
-        "script": _SCRIPT,
-        "behaviour": _BEHAVIOUR,
-    }
+    } | {f"{name}_alt": picture.alt for name, picture in pictures.items()}
+    fixed = {"style": _STYLE, "patch": _PATCH, "script": _SCRIPT, "behaviour": _BEHAVIOUR}
     page = folder / "explore.md"
-    page.write_text(Template(_PAGE).substitute(told))
+    page.write_text(Template(_PAGE).substitute(told | fixed))
     return page
+
+
+def _samples(study: Study, run: Run, cells: pd.DataFrame) -> pd.DataFrame:
+    """Join a run's predictions with the rows of their patches."""
+    rows = cells[["cell_id", "row"]].rename(columns={"cell_id": "id"})
+    samples = run.predictions.merge(rows, on="id", validate="one_to_one")
+    if len(samples) < len(run.predictions):
+        raise ValueError(
+            f"{run} was trained on cells that {shown_path(study.cells / 'cells.csv')} no longer "
+            "holds. Train it again with notebook 04."
+        )
+    return samples
+
+
+def _write_static(static: Path, patches: NDArray[np.uint8]) -> None:
+    """Write what the page loads: Bokeh's script, and the sheet of patches."""
+    (static / _SCRIPT).parent.mkdir(parents=True, exist_ok=True)
+    script = Path(bokeh.__file__).parent / "server" / "static" / "js" / "bokeh.min.js"
+    shutil.copy(script, static / _SCRIPT)
+    sheet = Image.fromarray(contact_sheet(patches))
+    sheet.save(static / _SHEET, quality=88, subsampling=0, optimize=True)
 
 
 def _threshold_controls(curves: Mapping[str, dict], class_names: Sequence[str]) -> str:

@@ -164,7 +164,7 @@ def _alike_image(evidence: Evidence) -> Answer:
     alone, pairs = table[table["against"] == ""], table[table["against"] != ""]
     if pairs.empty:
         raise UnansweredError("One backbone alone was trained on images here.")
-    lowest = alone.loc[alone["low"].fillna(0).idxmin()]
+    lowest = alone.loc[alone["estimate"].idxmin()]
     best = alone.loc[alone["estimate"].idxmax(), "model"]
     gaps = pairs[(pairs["model"] == best) | (pairs["against"] == best)]
     ends = _with_interval(lowest["estimate"], lowest["low"], lowest["high"])
@@ -176,7 +176,8 @@ def _alike_image(evidence: Evidence) -> Answer:
     why = f"Beside the best, {model_words(best)}, differences of up to {reach:.2f} remain possible."
     if (alone["high"] < _WELL).any() or apart > _ALIKE:
         return Answer(ours, DISAGREES, why)
-    return Answer(ours, AGREES if lowest["low"] > _WELL and reach < _ALIKE else UNKNOWN, why)
+    surely = alone["low"].min() > _WELL
+    return Answer(ours, AGREES if surely and reach < _ALIKE else UNKNOWN, why)
 
 
 def _cells_against_images(evidence: Evidence) -> Answer:

@@ -230,9 +230,10 @@ noise are drawn alike for all classes.
 ## How well could anybody do?
 {_CEILING.format(classes=f"{chr(10)}  - ".join(DENSITY), rows=rows)}
 
-The ceiling belongs to somebody who knows every trait exactly, of cells out of focus too; a model
-that sees pictures must stay below it. Single slices have lower ceilings than all three together by
-construction, so a comparison that does not find this is wrong.
+The ceiling is the score of a logistic regression that knows every trait exactly, of cells out of
+focus too; a model that sees pictures should not exceed it by more than chance. Single slices have
+lower ceilings than all three together by construction, so a comparison that does not find this is
+wrong.
 
 ## Days
 

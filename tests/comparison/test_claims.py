@@ -173,6 +173,20 @@ def test_the_best_backbone_agrees_only_if_it_is_surely_ahead(tmp_path):
     assert "trained once" in once.loc["best_cell", "why"]
 
 
+def test_the_lowest_backbone_is_that_of_lowest_score_not_of_widest_interval(monkeypatch):
+    rows = [
+        ("resnet18", "", 0.90, 0.88, 0.92),
+        ("densenet121", "", 0.99, 0.70, 1.00),
+        ("densenet121", "resnet18", 0.01, -0.02, 0.03),
+    ]
+    table = pd.DataFrame(rows, columns=["model", "against", "estimate", "low", "high"])
+    monkeypatch.setattr(answers, "_finished", lambda *_: None)
+    monkeypatch.setattr(answers, "_compared", lambda _: table.assign(score="auroc"))
+    answer = answers.ANSWERS["alike_image"](None)
+    assert "the lowest, ResNet-18: AUROC 0.900" in answer.ours
+    assert answer.verdict == UNKNOWN  # the other one is not surely above 0.8
+
+
 def test_cells_that_vote_are_judged_on_the_same_images(tmp_path):
     study = study_of(tmp_path / "a", LEADING | {("image", "densenet169"): 1.0})
     table = write_claims(study).set_index("answer")

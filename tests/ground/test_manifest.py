@@ -337,3 +337,12 @@ def test_cells_are_checked(prepared):
         changed.loc[row, column] = value
         with pytest.raises(ValueError, match=match):
             manifest.read_cells(write_cells(prepared, changed))
+
+
+def test_slices_are_named_where_all_images_agree(prepared, tmp_path):
+    """Of ready cells there are no images, and no names."""
+    assert manifest.slice_names(tmp_path / "nowhere") == ("Slice 0", "Slice 1", "Slice 2")
+    table = manifest.read_images(prepared)
+    table["channel_names"] = ["DIC;A", "DIC;B;C", "DIC;A;C", ""]
+    table.to_csv(prepared / "images.csv", index=False)
+    assert manifest.slice_names(prepared) == ("Slice 0, DIC", "Slice 1", "Slice 2, C")

@@ -87,6 +87,7 @@ def test_a_page_tells_the_conclusion_first_and_folds_the_code_by_section(execute
 def test_figures_get_caption_alt_text_and_the_papers_counterpart(executed, tmp_path):
     page, figures = book_pages.page_of(executed, tmp_path / "pages")
     first, second = figures
+    assert first.page == "notebooks/03_training"
     assert (first.label, first.counterparts) == ("fig-03-roc-curves", "Figures 1 and 2")
     assert (second.label, second.counterparts) == ("fig-03-ten-cells", "")
     text = next(cell.source for cell in page.cells if "fig-03-roc" in cell.source)

@@ -622,10 +622,12 @@ def test_one_setting_for_the_address_gives_all_buttons_or_none(tmp_path):
     assert "abababababa" not in config["html"]["extra_footer"]
     assert "ababababab" in config["html"]["extra_footer"]
     assert "url =" not in config["sphinx"]["config"]["myst_substitutions"]["citation"]
+    assert "uncommitted" not in config["html"]["extra_footer"]
     address = "https://example.org/github.com/a/b"
     (source / "_config.yml").write_text(without.replace('url: ""', f"url: {address}"))
-    build_book.configure(source, REAL)
+    build_book.configure(source, REAL | {"commit": f"{REAL['commit']}-dirty"})
     config = yaml.safe_load((source / "_config.yml").read_text())
+    assert "</code> with uncommitted changes" in config["html"]["extra_footer"]
     assert config["launch_buttons"]["binderhub_url"] and config["html"]["use_issues_button"]
     settings = config["sphinx"]["config"]
     assert settings["html_theme_options"]["repository_url"] == address
