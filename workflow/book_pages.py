@@ -20,7 +20,7 @@ from PIL import Image
 
 _BANNER, _IN_SHORT = "> ⚠️ ", "> **In short.** "
 # what a step prints of its own course; all else that is printed stays where it was
-_COURSE = re.compile(r"finished earlier|files: .* read now|new images are done|^\s*$")
+_COURSE = re.compile(r"finished earlier|files: .* read now|new images are done|· epoch \d+ |^\s*$")
 _FENCE = re.compile(r"^(`{3,}|:{3,}|~{3,})")
 # stretches of Markdown in which no word becomes a link
 _UNTOUCHED = re.compile(

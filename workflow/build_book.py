@@ -194,7 +194,8 @@ def configure(source: Path, record: Mapping[str, object]) -> None:
     if address := config["repository"]["url"]:
         options |= {"repository_url": address, "use_source_button": True}
         config["sphinx"]["local_extensions"] = {"page_sources": str(ROOT / "workflow")}
-        config["sphinx"]["config"]["html_context"] = {"pages_without_source": [*_NO_SOURCE]}
+        config["sphinx"]["config"]["extensions"].append("page_sources")
+        config["sphinx"]["config"]["html_context"]["pages_without_source"] = [*_NO_SOURCE]
         config["html"] |= {"use_issues_button": True, "use_repository_button": True}
     else:
         del config["launch_buttons"], config["repository"]
