@@ -350,7 +350,20 @@ def page(rows: pd.DataFrame) -> str:
     made, epochs = (find("record", name) for name in ("commit", "epochs"))
     minutes = rows.loc[rows["part"] == "seconds", "value"].sum() / 60
     versions, cores = rows["versions"].iloc[0], rows["cores"].iloc[0]
+    elsewhere = [
+        find("ground", f"{ground} auroc across")["value"] for ground in ("yellow", "white")
+    ]
     return f"""# The same notebooks on real cells
+
+:::{{admonition}} In short
+:class: conclusion
+- The notebooks take {total} real cells as they come. Cross-validated, ResNet-18 reaches an AUROC of
+  {interval(find("folds", "resnet18 auroc"))}; hand-made features do as well.
+- But trained on one source of the pictures and judged on the other, it falls to
+  {elsewhere[0]:.2f} and {elsewhere[1]:.2f}, and the audit could not see it, since nothing names the
+  sources.
+- Nothing here says anything about blood stem cells, or about the paper.
+:::
 
 The demo of this book is simulated. This page is not: here the same notebooks saw {total} real
 pictures of stained leukocytes that nobody here made or chose. `make leukocytes` fetches them,

@@ -284,6 +284,14 @@ def page(rows: pd.DataFrame) -> str:
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     return f"""# Does the audit ring?
 
+:::{{admonition}} In short
+:class: conclusion
+- Yes: of the traps, {found["overlooked"]} were overlooked.
+- Questions that rang where they should be silent: {found["false"]}; clean studies with any
+  alarm: {found["clean studies with an alarm"]}.
+- Questions that stayed silent where they must ring: {found["missed"]}.
+:::
+
 :::{{warning}}
 {SIMULATED_NOTE}: every study on this page was made up, so that its shortcut is known.
 :::
@@ -327,13 +335,14 @@ These are small studies: what a question misses in {3 * FIELDS} fields it may fi
 they hold the shortcuts that we thought of, planted strongly; a silent audit is no proof. Sizes,
 strengths, and what must ring were settled on studies of seed 0, which is not among these.
 
-## A splendid score
+## What a day can do to a score
 
 ```{{figure}} traps_days.png
 :alt: Simulated fields of four days of each class, each day with a brightness of its own.
 :width: 85%
 
-The trap of days: one field of each day in brightfield, all drawn with the same grey values. No day
+The trap of days: one field of each of twelve days, four per class, in brightfield, all drawn with
+the same grey values. No day
 holds two classes, so whoever knows the day knows the class.
 ```
 

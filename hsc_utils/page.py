@@ -36,9 +36,11 @@ _WORDS = {
     "confidence": "probability",
     "channels": "slices seen",
     "ece": "calibration error",
+    "coverage": "share called",
     "estimate": "value",
     "f1": "F1",
-    "megabytes": "MB",
+    "high": "interval to",
+    "low": "interval from",
     "p_holm": "p (corrected)",
     "source": "file",
     "unlike": "cells unlike training's",
@@ -175,7 +177,7 @@ def written_files(*paths: str | Path) -> Styler:
     Returns
     -------
     Styler
-        Columns ``file``, ``files`` and ``MB``.
+        Columns ``file``, ``files`` and ``kB``, rounded up.
 
     Raises
     ------
@@ -190,5 +192,5 @@ def written_files(*paths: str | Path) -> Styler:
             )
         members = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
         size = sum(member.stat().st_size for member in members)
-        rows.append((shown_path(path), len(members), f"{size / 1e6:.2f}"))
-    return table(pd.DataFrame(rows, columns=["file", "files", "megabytes"]))
+        rows.append((shown_path(path), len(members), -(-size // 1000)))
+    return table(pd.DataFrame(rows, columns=["file", "files", "kB"]))

@@ -22,6 +22,8 @@ _BANNER, _IN_SHORT = "> ⚠️ ", "> **In short.** "
 # what a step prints of its own course; all else that is printed stays where it was
 _COURSE = re.compile(r"finished earlier|files: .* read now|new images are done|· epoch \d+ |^\s*$")
 _FENCE = re.compile(r"^(`{3,}|:{3,}|~{3,})")
+# terms that pages use in their ordinary sense as often as in that of the glossary
+_ORDINARY = ("precision", "threshold", "split", "group", "blob", "erasing", "channel")
 # stretches of Markdown in which no word becomes a link
 _UNTOUCHED = re.compile(
     r"`[^`]*`|\$[^$]*\$|!?\[[^\]]*\]\([^)]*\)|<[^>]*>|\{[^}]*\}`[^`]*`|https?://\S+"
@@ -186,11 +188,11 @@ def lightened(notebook: NotebookNode) -> NotebookNode:
 def list_of_figures(figures: Sequence[Figure]) -> str:
     """Write a page that lists figures by number, those with a counterpart in the paper first."""
     beside = [figure for figure in figures if figure.counterparts]
-    rows = "\n".join(f"| {f.counterparts} | {{numref}}`{f.label}`: {f.title} |" for f in beside)
+    rows = "\n".join(f"| {f.counterparts} | {{numref}}`{f.label}` {f.title} |" for f in beside)
     lines = ""
     for page, shown in groupby(figures, key=lambda figure: figure.page):
         lines += f"\n\n[]({page})\n\n"
-        lines += "\n".join(f"- {{numref}}`{figure.label}`: {figure.title}" for figure in shown)
+        lines += "\n".join(f"- {{numref}}`{figure.label}` {figure.title}" for figure in shown)
     return (
         "# List of figures\n\n## Beside the paper's\n\nThe paper's figures themselves are not "
         "shown: they are its authors'. What stands here was made by the same kind of analysis "
@@ -208,11 +210,12 @@ def terms_of(glossary: str) -> list[str]:
 def link_first_uses(texts: Sequence[str], terms: Sequence[str]) -> list[str]:
     """Link each glossary term where a page, given as its texts in order, first uses it.
 
-    Headings, tables, code, links and what stands in braces are left alone, and so is a term
-    within a longer one.
+    Headings, tables, code, links and what stands in braces are left alone, and so are a term
+    within a longer one and `_ORDINARY` words.
     """
-    by_words = {f"{term}s".lower(): term for term in terms}
-    by_words |= {term.lower(): term for term in terms}
+    linked_terms = [term for term in terms if term not in _ORDINARY]
+    by_words = {f"{term}s".lower(): term for term in linked_terms}
+    by_words |= {term.lower(): term for term in linked_terms}
     longest_first = sorted(by_words, key=len, reverse=True)
     pattern = re.compile(
         r"(?<![\w-])(" + "|".join(map(re.escape, longest_first)) + r")(?![\w-])", re.IGNORECASE

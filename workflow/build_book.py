@@ -68,12 +68,7 @@ def gather(study: Study, runs: Sequence[Run], folder: Path) -> None:
         shutil.copy(page, folder)
     if (overview := study.root / "overview.png").exists():
         shutil.copy(overview, folder / "pipeline.png")
-    # each a level lower: the page has a title of its own
-    cards = [
-        re.sub("^#", "##", run.card_file.read_text(), flags=re.MULTILINE)
-        for run in runs
-        if run.card_file.exists()
-    ]
+    cards = [_folded_card(run.card_file.read_text()) for run in runs if run.card_file.exists()]
     if cards:
         page = ["# Model cards", CARDS, *cards]
         (folder / "model_cards.md").write_text("\n\n".join(page))
@@ -87,6 +82,13 @@ def gather(study: Study, runs: Sequence[Run], folder: Path) -> None:
         "date": last.get("written_at", "unknown")[:10],
     }
     (folder / "record.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _folded_card(card: str) -> str:
+    """Fold a model card's sections away below its title, a level lower than on its own."""
+    title, _, text = card.partition("\n")
+    sections = re.sub("^## (.*)$", r"**\1**", text.strip(), flags=re.MULTILINE)
+    return f"#{title}\n\n::::{{dropdown}} Show the card\n{sections}\n::::"
 
 
 def stand_in(notebook: Path, reason: str) -> str:

@@ -14,6 +14,7 @@ const reach = new ResizeObserver((entries) => {
     const scrolls = target.scrollWidth > target.clientWidth;
     if (scrolls) target.tabIndex = 0;
     else target.removeAttribute("tabindex");
+    target.classList.toggle("wider", scrolls);
   }
 });
 
@@ -22,7 +23,8 @@ function improve() {
     ".scrolls *, .pst-scrollable-table-container *, a.image-reference *, .explored *";
   for (const wide of document.querySelectorAll("article :is(table, img)"))
     if (!wide.matches(inBox)) giveBox(wide);
-  const boxes = "article :is(.scrolls, .pst-scrollable-table-container, pre, .math)";
+  const boxes =
+    "article :is(.scrolls, .pst-scrollable-table-container, a.image-reference, pre, .math)";
   for (const box of document.querySelectorAll(boxes)) reach.observe(box);
   // "LT-HSC" and its like are not broken at their hyphens
   for (const cell of document.querySelectorAll("article td"))

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "compare": [
             "ComparisonError",
             "compare",
+            "conclusions",
             "find_runs",
             "find_runs_on_slices",
             "holm",

@@ -171,13 +171,13 @@ def _markdown(claims: pd.DataFrame, simulated: bool) -> str:
         links.append(f'<a href="{path}.html{f"#{section}" if section else ""}">{shown}</a>')
     marks = {AGREES: " (simulated)", DISAGREES: " (simulated)"} if simulated else {}
     columns = {
-        "": [f'<a href="#claim-{number}">{number}</a>' for number in claims.index],
+        "No.": [f'<a href="#claim-{number}">{number}</a>' for number in claims.index],
         "Claim": claims["claim"],
-        "The paper says": [_cell(text) or "no value" for text in claims["paper"]],
-        "Simulated here" if simulated else "Here": claims["ours"].map(_cell),
         "Verdict on these simulated data" if simulated else "Verdict": [
             _dotted(verdict, verdict + marks.get(verdict, "")) for verdict in claims["verdict"]
         ],
+        "Simulated here" if simulated else "Here": claims["ours"].map(_cell),
+        "The paper says": [_cell(text) or "no value" for text in claims["paper"]],
         "Shown in": links,
     }
     return pd.DataFrame(columns).to_markdown(index=False, disable_numparse=True)

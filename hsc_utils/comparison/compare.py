@@ -427,6 +427,31 @@ def trained_once(table: pd.DataFrame) -> list[str]:
     ]
 
 
+def conclusions(pairs: pd.DataFrame, added: pd.DataFrame) -> list[str]:
+    """Say in few sentences what differences in AUROC show: of slices, of networks, and for whom.
+
+    Parameters
+    ----------
+    pairs, added : DataFrame
+        Differences of `compare`, corrected by `holm`: of models, and of all slices against fewer.
+    """
+    said, gains = [], added[added["score"] == "auroc"]
+    if len(gains):
+        listed = [
+            f"{row['estimate']:+.3f} over {model_words(row['against']).partition(' on ')[2]}"
+            for row in gains.to_dict("records")
+        ]
+        sure = int(((gains["p_holm"] < 0.05) & (gains["estimate"] > 0)).sum())
+        beyond = "each" if sure == len(gains) else f"{sure} of {len(gains)}"
+        said.append(
+            f"{model_words(gains['model'].iloc[0])} on all slices against the same on fewer, by "
+            f"AUROC: {', '.join(listed)}; {beyond} beyond chance."
+        )
+    both = pairs[(pairs["score"] == "auroc") & ~pairs["against"].str.contains("-slice")]
+    said += [verdict(row) for row in both.to_dict("records")]
+    return said + trained_once(pd.concat([pairs, added])) if said else said
+
+
 def verdict(row: Mapping[str, object]) -> str:
     """Say in a sentence what a row of `compare` with ``against`` lets a fair reader conclude."""
     text = f"{_score_words(row['score'])} of {_compared(row)}: {row['estimate']:+.3f}"

@@ -193,12 +193,11 @@ def _markdown(table: pd.DataFrame) -> str:
     if table["missing"].any():
         columns["Missing"] = table["missing"].map(_in_a_cell)
     drawn = pd.DataFrame(columns)
-    given = table[[f"{key}_paper" for key in SHOWN_SCORES]].notna().any(axis=1)
-    for row in table[given].to_dict("records"):
-        told = {"Model": f"{model_words(row['model'])} in the paper, on its own data", "Seeds": "–"}
-        for key, name in SHOWN_SCORES.items():
-            theirs = row[f"{key}_paper"]
-            told[name] = "not given" if np.isnan(theirs) else f"{theirs:.3f}"
+    level, reported = table["table"].iloc[0], paper.scores()
+    theirs = reported[reported.index.get_level_values("level") == level].droplevel("level")
+    for model, scores in theirs.iterrows():
+        told = {"Model": f"{model_words(model)} in the paper, on its own data", "Seeds": "–"}
+        told |= {name: f"{scores[key]:.3f}" for key, name in SHOWN_SCORES.items()}
         drawn = pd.concat([drawn, pd.DataFrame([told])]).fillna("")
     sides = ["left", *["right"] * 3, "left"][: drawn.shape[1]]
     return drawn.to_markdown(index=False, colalign=sides, disable_numparse=True)

@@ -152,8 +152,9 @@ def size_findings(sizes: Sizes, smallest: Sequence[float], largest: Sequence[flo
     if not sizes.side:
         return sizes.warnings
     said = [
-        f"A scan over all sizes: cells of sigma {sizes.sigma_low:.1f} to {sizes.sigma_high:.1f} px "
-        f"agree best with what stands out, {sizes.cells_per_image:.0f} per image."
+        f"A scan over all sizes: the range that agrees best with what stands out ends at sigma "
+        f"{sizes.sigma_high:.1f} px; the cells found in it start at {sizes.sigma_low:.1f} px, "
+        f"{sizes.cells_per_image:.0f} per image."
     ]
     low, high = min(smallest), max(largest)
     apart = low > sizes.sigma_low * _STEP or high < sizes.sigma_high / _STEP
@@ -180,20 +181,30 @@ def sizes_to_try(
     return list(smallest or sizes.smallest), list(largest or sizes.largest)
 
 
-def empty_findings(counts: pd.Series, seen: Sizes | None = None) -> list[str]:
-    """Say which images yield almost nothing where others, or a clear scan over sizes, yield many.
+def empty_findings(counts: pd.Series, classes: pd.Series, seen: Sizes | None = None) -> list[str]:
+    """Say which images yield almost nothing where others of their class yield many.
 
-    `counts` is the number of cells by image_id.
+    Where all yield far less than a clear scan over sizes, all are named.
+
+    Parameters
+    ----------
+    counts, classes : Series
+        Number of cells, and class, of each image, by image_id.
+    seen : Sizes, optional
+        From `suggest_sizes`.
     """
-    usual = max(counts.median(), seen.cells_per_image if seen and seen.clear else 0)
-    few = counts[counts < _FEW * usual]
     if not counts.sum():
         return [f"CAUTION: no cell was found in any of the {len(counts)} images."]
-    if usual < 1 or few.empty:
+    usual, expected = counts.groupby(classes).transform("median"), "usual in their class"
+    if seen and seen.clear and counts.mean() < _FEW * seen.cells_per_image:
+        usual = usual.clip(lower=seen.cells_per_image)
+        expected = f"expected, {seen.cells_per_image:.0f}"
+    few = counts[(counts < _FEW * usual) & (usual >= 1)]
+    if few.empty:
         return []
     named = ", ".join(few.index[:5]) + ", …" * (len(few) > 5)
     loud = "CAUTION" if len(few) > len(counts) / 2 else "Caution"
     return [
-        f"{loud}: {len(few)} of {len(counts)} images hold fewer than a quarter of the {usual:.0f} "
-        f"cells expected: {named}. Look at them before you trust their classes' counts."
+        f"{loud}: {len(few)} of {len(counts)} images hold fewer than a quarter of the cells "
+        f"{expected}: {named}. Look at them before you trust their classes' counts."
     ]

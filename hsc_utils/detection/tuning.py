@@ -355,15 +355,17 @@ def rank_methods(differences: pd.DataFrame) -> list[str]:
     sentences = []
     for row in differences[differences["score"] == "f1"].itertuples():
         name, other = METHOD_NAMES[row.method], METHOD_NAMES[row.against]
+        gap = f"difference {row.estimate:+.3f}"
+        if not np.isnan(row.low):
+            gap += f", {row.low:+.3f} to {row.high:+.3f}"
+        values = f"F1 {row.value:.3f} and {row.value_against:.3f}, {gap}"
         if row.images < metrics.MIN_IMAGES:
-            end = f", too few images to say ({metrics.MIN_IMAGES} are needed)"
-        elif np.isnan(row.low):
-            end = ", not told apart"
+            few = f"too few images to say ({metrics.MIN_IMAGES} are needed)"
+            sentences.append(f"{name} and {other}: {values}; {few}.")
+        elif row.low > 0:
+            sentences.append(f"{name} finds the cells better than {other}: {values}.")
         else:
-            end = f" ({row.low:+.3f} to {row.high:+.3f}), "
-            end += f"{name} finds them better" if row.low > 0 else "not told apart"
-        values = f"{name} {row.value:.3f}, {other} {row.value_against:.3f}"
-        sentences.append(f"F1 of {values}: {row.estimate:+.3f}{end}.")
+            sentences.append(f"{name} and {other} are not told apart: {values}.")
     return sentences
 
 

@@ -18,6 +18,7 @@ from hsc_utils.files import no_bar
 from hsc_utils.study import Run, RunConfig
 
 FindLabels = Callable[[pd.DataFrame, np.ndarray], np.ndarray]
+FEWEST_PLACES = 3  # a side of a map with fewer cannot tell the middle of a patch from its rim
 CELLS_AT_ONCE = 256  # patches in memory at a time, with their maps and labels
 
 
@@ -326,14 +327,11 @@ _NUMBER_WORDS = {
 }
 _PART_WORDS = {
     "share": "share of Grad-CAM on the {}",
-    "area": "share of area that the {} covers",
+    "area": "share of area under the {}",
     "excess": "share on the {} beyond the area",
     "other": "share on the {} of another cell's map",
     "beyond": "share on the {} beyond another cell's map",
 }
-_HIGHEST = "of the cells hold the highest point of their map"
-_ON_CELLS = "of Grad-CAM on whole images lies on detected cells"
-_GATHERS = "is the Gini coefficient of light over the cells of an image"
 _IMAGE_WORDS = {
     "share": "share of Grad-CAM on detected cells",
     "area": "share of the image's area that they cover",
@@ -346,7 +344,10 @@ def in_words(means: pd.DataFrame, columns: str = "class") -> pd.DataFrame:
     Values are ``mean (low to high)``; a column ``all classes`` comes first, then the classes in
     the paper's order. With `columns` ``stride``, there is one column per depth of the network.
     """
-    texts = [f"{m.mean:.3f} ({_interval_words(m)})" for m in means.itertuples()]
+    texts = [
+        f"{m.mean:.1f}" if m.number == "cells" else f"{m.mean:.3f} ({_interval_words(m)})"
+        for m in means.itertuples()
+    ]
     wide = means.assign(text=texts).pivot_table("text", "number", columns, "first", sort=False)
     if columns == "class":
         names = paper.class_order(set(wide) - {"all classes"})
@@ -368,42 +369,58 @@ def map_findings(measured: pd.DataFrame, input_size: int) -> list[str]:
     ]
 
 
-def sentences(cell_means: pd.DataFrame, image_means: pd.DataFrame) -> list[str]:
-    """Say in plain words where maps lie, from `metrics.means_by_class` of one stride and of images.
+def sentences(
+    cell_means: pd.DataFrame, stride: int, input_size: int, image_means: pd.DataFrame
+) -> list[str]:
+    """Say in plain words where maps lie: of cells at a stride, and of whole images, if any.
 
-    Of all classes together: what lies on cells beyond their area, how often the highest point is
-    the cell's beyond chance, and whether light gathers on particular cells. Images may be absent.
+    Means come from `metrics.means_by_class`; those of cells have a column ``stride``. What a grid
+    of fewer than `FEWEST_PLACES` places a side cannot tell is said first.
     """
-    asked = [
-        (cell_means, "share", "area", "excess", "of Grad-CAM lies inside the cell", "its area"),
-        (cell_means, "pointing", "pointing_chance", "pointing_excess", _HIGHEST, "chance"),
-        (image_means, "share", "area", "excess", _ON_CELLS, "their area"),
-        (image_means, "gini", "gini_shifted", "gini_excess", _GATHERS, "moved maps"),
-    ]
-    said = []
-    for means, number, expected, beyond, what, than in asked:
-        if means.empty:
-            continue
-        of_all = means[means["class"] == "all classes"].set_index("number")
-        excess = of_all.loc[beyond]
-        gap = metrics.with_interval(excess["mean"], excess["low"], excess["high"], "+.3f")
-        if np.isnan(excess["low"]):
-            end = f"too few images to say whether that differs from {than}"
-        elif excess["low"] > 0:
-            end = f"more than {than}"
-        else:
-            end = f"less than {than}" if excess["high"] < 0 else f"not told apart from {than}"
-        value, chance = of_all.loc[number, "mean"], of_all.loc[expected, "mean"]
-        said.append(f"{value:.3f} {what}, where {than} gives {chance:.3f}: {gap}, {end}.")
+    said, usual = [], input_size // 32
+    if usual < FEWEST_PLACES:
+        said.append(
+            f"At the layer that Grad-CAM usually reads, a map has {usual} × {usual} places: inside "
+            "and beside a cell cannot be told apart."
+        )
+    if input_size // stride >= FEWEST_PLACES:
+        of_all = _of_all_classes(cell_means[cell_means["stride"] == stride])
+        share, area = of_all.loc["share", "mean"], of_all.loc["area", "mean"]
+        said.append(
+            f"At stride {stride}, {share:.0%} of the attention lies inside the cell, which covers "
+            f"{area:.0%} of the patch; {_beyond(of_all.loc['excess'], 'its area')}."
+        )
+    if len(image_means):
+        of_all = _of_all_classes(image_means)
+        share, area = of_all.loc["share", "mean"], of_all.loc["area", "mean"]
+        said.append(
+            f"On whole images {share:.1%} of it lies on cells, which cover {area:.1%}; "
+            f"{_beyond(of_all.loc['excess'], 'their area')}."
+        )
+        gathers = _beyond(of_all.loc["gini_excess"], "that of moved maps")
+        said.append(f"Whether it gathers on particular cells: a Gini coefficient {gathers}.")
     return said
+
+
+def _of_all_classes(means: pd.DataFrame) -> pd.DataFrame:
+    return means[means["class"] == "all classes"].set_index("number")
+
+
+def _beyond(excess: pd.Series, expected: str) -> str:
+    """Say whether a number exceeds what is expected of it, with the difference."""
+    gap = metrics.with_interval(excess["mean"], excess["low"], excess["high"], "+.3f")
+    if np.isnan(excess["low"]):
+        return f"too few images to say whether that differs from {expected}: {gap}"
+    if excess["low"] > 0:
+        return f"more than {expected}: {gap}"
+    return f"{'less than' if excess['high'] < 0 else 'not told apart from'} {expected}: {gap}"
 
 
 def _interval_words(row: tuple) -> str:
     """Write the interval of a mean, a share's within 0 and 1, or how few images there are."""
     if np.isnan(row.low):
-        return f"{row.images} image{'s' * (row.images != 1)}"
-    share = row.number != "cells" and not row.number.startswith(("excess", "beyond"))
-    share &= not row.number.endswith("_excess")
+        return f"{row.images} image{'s' * (row.images != 1)}, no interval"
+    share = not (row.number.startswith(("excess", "beyond")) or row.number.endswith("_excess"))
     low, high = (max(row.low, 0), min(row.high, 1)) if share else (row.low, row.high)
     return f"{low:.3f} to {high:.3f}"
 

@@ -162,12 +162,12 @@ def scrambling_verdict(by_layer: pd.DataFrame) -> str:
         numbers = f"{last['mean']:+.2f}"
         end = "too few images or scramblings to say whether the maps change"
     elif last["high"] < 0.5:
-        end = "the maps change with the weights, so this check does not speak against them, no more"
+        end = "the maps change with the weights: a check passed, not a proof"
     elif last["low"] >= 0.5:
         end = "the maps stay much the same whatever the weights are, which speaks against them"
     else:
         end = "too uncertain to say whether the maps change"
-    return f"With every layer scrambled, a map's correlation with the own one is {numbers}: {end}."
+    return f"With every layer scrambled, a map's correlation with the original is {numbers}: {end}."
 
 
 MARKED, ELSEWHERE, ANOTHER = "what Grad-CAM marks", "the same shape elsewhere", "another cell's map"
@@ -296,13 +296,13 @@ def erasure_verdict(drops: pd.DataFrame) -> list[str]:
         if row.images < metrics.MIN_IMAGES:
             end = "too few images to say whether it costs more"
         elif row.low > 0:
-            end = "more, beyond the noise of these images"
+            end = "beyond the noise of these images"
         elif row.high < 0:
-            end = "less: these maps do not mark what the model uses"
+            end = "so these maps do not mark what the model uses"
         else:
-            end = "no different within the noise: these maps are not shown to mark what it uses"
+            end = "within the noise, so these maps are not shown to mark what it uses"
         sentences.append(
-            f"Against {row.number}, erasing what the map marks changes the loss of probability "
-            f"by {numbers}: {end}."
+            f"Erasing what the map marks costs {numbers} more probability than erasing by "
+            f"{row.number}: {end}."
         )
     return sentences

@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "sentences",
             "surest_and_least_sure",
             "unlike_rates",
+            "unnoticed",
         ],
     },
 )

@@ -15,7 +15,7 @@ import pandas as pd
 
 from hsc_utils import manifest, metrics, provenance, shortcuts, training
 from hsc_utils.files import atomic_path, file_sha256, shown_path
-from hsc_utils.study import Run, RunConfig, Study
+from hsc_utils.study import Run, RunConfig, Study, model_words
 
 _UNKNOWN = "not recorded"
 _COLOURS = ("red", "green", "blue")
@@ -118,7 +118,7 @@ def write_model_card(run: Run, paths: Study) -> Path:
         "Licence": _licence,
         "Fingerprints": _fingerprints,
     }
-    text = f"# {record.config.model} on {run.level}s, seed {record.config.seed}\n"
+    text = f"# {model_words(record.config.model)} on {run.level}s, seed {record.config.seed}\n"
     if record.trained["simulated"]:
         text += (
             f"\n> ⚠️ **{provenance.SIMULATED_NOTE}.** Every number below shows that the code works, "

@@ -13,6 +13,7 @@ from hsc_utils.files import from_root
 from hsc_utils.new_images import familiar, passport
 from hsc_utils.new_images.members import Member, common_temperature, own_predictions
 from hsc_utils.new_images.tables import UNDECIDED
+from hsc_utils.study import model_words
 
 _CONFIDENCES = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _SHOWN = 8  # cells of each class that are sure, and that are not
@@ -157,10 +158,30 @@ def unlike_rates(members: Sequence[Member]) -> pd.DataFrame:
     Rows are sets of the study's own samples: validation (5 % by construction), test, and changed
     copies of test samples; columns are the runs.
     """
-    known = [member.passport for member in members]
-    shares = {f"{p['level']}s, {p['model']}, seed {p['seed']}": p["unlike"] for p in known}
+    shares = {
+        f"{model_words(p['model'])} on {p['level']}s, seed {p['seed']} (%)": p["unlike"]
+        for p in (member.passport for member in members)
+    }
     table = 100 * pd.DataFrame(shares)
     return table.rename(index=_SETS | {how: f"{how} (changed copies)" for how in familiar.CHANGES})
+
+
+def unnoticed(members: Sequence[Member]) -> list[str]:
+    """Name the changes that a run gives away no oftener than twice as often as unchanged samples.
+
+    Then nothing but the questions asked of the files themselves can warn.
+    """
+    said = []
+    for p in (member.passport for member in members):
+        usual = 2 * max(p["unlike"].get(name, 0) for name in _SETS)
+        missed = [f"{how} ({p['unlike'][how]:.1%})" for how in familiar.CHANGES]
+        missed = [
+            m for m, how in zip(missed, familiar.CHANGES, strict=True) if p["unlike"][how] <= usual
+        ]
+        if missed:
+            model = f"{model_words(p['model'])} on {p['level']}s"
+            said.append(f"{model} would hardly notice changed pictures: {', '.join(missed)}.")
+    return said
 
 
 def distances_by_set(member: Member, cells: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
@@ -207,7 +228,7 @@ def sentences(predictions: pd.DataFrame, rejected: pd.DataFrame, confidence: flo
     said = [
         f"Of {count + len(rejected)} files, {count} could be read. At a probability of "
         f"{confidence:.0%} or more a class is called for {count - undecided} ({listed}); "
-        f"{undecided} stay undecided."
+        f"{undecided} stay{'s' * (undecided == 1)} undecided."
     ]
     labelled = predictions[(predictions["class"] != "") & (predictions["called"] != UNDECIDED)]
     labelled = labelled[labelled["known_file"] == ""]
@@ -221,5 +242,5 @@ def sentences(predictions: pd.DataFrame, rejected: pd.DataFrame, confidence: flo
         )
     elif warned:
         differ = "image differs" if warned == 1 else "images differ"
-        said.append(f"{warned} {differ} from those of training: see the warnings.")
+        said.append(f"{warned} {differ} from those of training: see the column of warnings.")
     return said

@@ -276,7 +276,10 @@ def sentence(scored: pd.DataFrame) -> str:
     elif best["difference_high"] < 0:
         text = f"Something that needs no network beats this network: {reached}"
     elif best["difference_low"] <= 0:
-        text = f"Nothing shows that a network is needed here: it is not told apart from {reached}"
+        text = (
+            f"Nothing shows that a network is needed here: it is not told apart from a regression "
+            f"on {reached}"
+        )
     elif equals:
         text = (
             f"The network exceeds the best predictor that needs no network, {reached}, but is not "

@@ -119,7 +119,10 @@ def summary(audit: pd.DataFrame) -> str:
         f"{counts.get(NO_SIGN, 0)} show no sign, {counts.get(CANNOT, 0)} cannot be told."
     ]
     for row in alarms.itertuples():
-        lines.append(f"- {row.level}s: {row.question} {_with_interval(row)} *{row.advice}*")
+        lines.append(
+            f"- {row.level.capitalize()}s: {row.question} {row.measured}: {_with_interval(row)}. "
+            f"*{row.advice}*"
+        )
     return "\n".join(lines)
 
 

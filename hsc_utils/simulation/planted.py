@@ -248,7 +248,8 @@ from day to day.
 
 It is not a model of blood stem cells. Its traits were chosen so that the analysis has something of
 known size to find; nobody has measured that the real classes differ in them. Cells are smooth
-solids in a clean medium; real preparations hold dead cells, clumps, scratches and mice. A network
+solids in a clean medium; real preparations hold dead cells, clumps and scratches, and come from
+mice that differ. A network
 that does well here has shown that the chain of files, detection, training and explanation works,
 and nothing about the paper's cells.
 """

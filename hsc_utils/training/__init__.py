@@ -40,6 +40,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "scores_note",
             "sentences",
             "vote",
+            "vote_sentences",
         ],
         "samples": ["check_samples"],
         "train": ["TrainingSettings", "train"],

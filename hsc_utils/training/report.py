@@ -99,17 +99,20 @@ def sentences(run: Run) -> list[str]:
     else:
         said.append(
             f"A sample of a class ranks above one of another class {scores['auroc']:.0%} of the "
-            f"time; 95 % interval {_range((low, high))}. {scores['caution']}"
+            f"time (AUROC {scores['auroc']:.3f}; 95 % interval {_range((low, high))}). "
+            f"{scores['caution']}"
         )
     if low <= 0.5:
         said.append("That interval includes guessing: nothing has been shown to be learnt.")
     wrong = confusion * (1 - np.eye(len(confusion), dtype=int))
     if wrong.any():
-        true, predicted = np.unravel_index(wrong.argmax(), wrong.shape)
-        said.append(
-            f"The commonest mistake is {class_names[true]} taken for {class_names[predicted]} "
-            f"({wrong.max()} of {confusion[true].sum()})."
-        )
+        pairs = [
+            f"{class_names[true]} taken for {class_names[predicted]} ({wrong.max()} of "
+            f"{confusion[true].sum()})"
+            for true, predicted in np.argwhere(wrong == wrong.max())
+        ]
+        many = "mistakes are" if len(pairs) > 1 else "mistake is"
+        said.append(f"The commonest {many} {', '.join(pairs)}.")
     if scores["left_out"]:
         absent = ", ".join(scores["left_out"])
         said.append(f"No {subset} sample belongs to {absent}, so no score covers that.")
@@ -274,6 +277,13 @@ def levels_side_by_side(cell_run: Run, image_run: Run) -> pd.DataFrame:
             for key in _COMPARED
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def vote_sentences(beside: pd.DataFrame) -> list[str]:
+    """Say how well cells do that vote, beside a model of whole images (`levels_side_by_side`)."""
+    reached = beside[_SCORE_NAMES["auroc"]]
+    said = [f"{name[0].upper()}{name[1:]}: AUROC {value}" for name, value in reached.items()]
+    return ["; ".join(said) + "."]
 
 
 def _difference(gaps: list[np.ndarray]) -> str:

@@ -694,3 +694,20 @@ def test_one_run_leaves_a_sentence_instead_of_differences(tmp_path):
     left, right = figures.slices(alone, runs).axes
     assert len(left.texts) == 6 and len(right.lines) == 1
     figures.roc_curves(comparison.roc_curves(runs, tables), table)
+
+
+def test_conclusions_are_few_and_name_what_is_beyond_chance():
+    names = ["model", "against", "score", "estimate", "low", "high", "p_holm", "seeds"]
+    rows = [
+        ("n", "n-slice0", "auroc", 0.2, 0.1, 0.3, 0.001, 1),
+        ("n", "n-slice1", "auroc", 0.1, -0.1, 0.3, 0.3, 1),
+        ("resnet18", "n", "auroc", 0.1, -0.1, 0.3, 0.3, 1),
+        ("resnet18", "n", "balanced_accuracy", 0.1, -0.1, 0.3, 0.3, 1),
+        ("resnet18", "n-slice0", "auroc", 0.2, 0.1, 0.3, 0.001, 1),
+    ]
+    table = pd.DataFrame(rows, columns=names)
+    slices, networks, once = comparison.conclusions(table[2:], table[:2])
+    assert "+0.200 over slice 0, +0.100 over slice 1; 1 of 2 beyond chance." in slices
+    assert networks.startswith("AUROC of ResNet-18 minus n: +0.100") and "not told" in networks
+    assert "takes several trainings" in once
+    assert comparison.conclusions(table[:0], table[:0]) == []

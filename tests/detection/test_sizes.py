@@ -113,13 +113,19 @@ def test_real_progenitors_and_a_smear():
 
 def test_images_with_almost_no_cells_are_named():
     counts = pd.Series({"a": 40, "b": 50, "c": 3, "d": 45})
-    assert "1 of 4 images" in empty_findings(counts)[0]
-    assert "c" in empty_findings(counts)[0]
-    assert empty_findings(counts.drop("c")) == []
+    alike = pd.Series("A", counts.index)
+    (said,) = empty_findings(counts, alike)
+    assert "1 of 4 images" in said and "usual in their class: c." in said
+    assert empty_findings(counts.drop("c"), alike.drop("c")) == []
+    # a class of few cells is no fault of its images
+    sparse = pd.Series({"a": 40, "b": 50, "c": 3, "d": 4})
+    assert empty_findings(sparse, pd.Series(list("AABB"), sparse.index)) == []
     few = pd.Series(2, index=list("abcdef"))
-    assert empty_findings(few) == []
-    assert "CAUTION: 6 of 6" in empty_findings(few, suggest_sizes([field(10, count=9)]))[0]
-    assert "no cell was found in any of the 4" in empty_findings(counts * 0)[0]
+    classes = pd.Series("A", few.index)
+    assert empty_findings(few, classes) == []
+    seen = suggest_sizes([field(10, count=9)])
+    assert "CAUTION: 6 of 6" in empty_findings(few, classes, seen)[0]
+    assert "no cell was found in any of the 4" in empty_findings(counts * 0, alike)[0]
 
 
 def test_a_far_better_method_is_named():

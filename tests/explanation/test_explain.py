@@ -424,7 +424,7 @@ class TestNumbers:
         assert means[["low", "high"]].isna().all(axis=None) == (count < 5)
         shown = attention.in_words(means)
         said = shown.loc["share of Grad-CAM inside the cell", "all classes"]
-        expected = {1: "0.300 (1 image)", 4: "0.315 (4 images)"}
+        expected = {1: "0.300 (1 image, no interval)", 4: "0.315 (4 images, no interval)"}
         assert said == expected.get(count, said) and "nan" not in said
 
 

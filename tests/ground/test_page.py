@@ -95,6 +95,6 @@ def test_written_files_counts_and_complains(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "b.bin").write_bytes(bytes(500_000))
     table = cells_of(page.written_files(tmp_path / "a.bin", tmp_path / "folder"))
-    assert table["MB"].to_list() == ["1.00", "0.50"]
+    assert table["kB"].to_list() == ["1,000", "500"]
     with pytest.raises(FileNotFoundError, match=r"missing\.csv"):
         page.written_files(tmp_path / "missing.csv")

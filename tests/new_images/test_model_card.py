@@ -139,7 +139,7 @@ def test_a_card_answers_every_question_from_the_record(study, write_run):
     assert write_model_card(run, study) == run.card_file
     card = run.card_file.read_text()
     told = sections(card)
-    assert card.startswith("# resnet18 on cells, seed 0\n")
+    assert card.startswith("# ResNet-18 on cells, seed 0\n")
     assert list(told) == SECTIONS
     assert all(text.strip() for text in told.values())
     assert not any(word in card for word in ("nan", "None", "{", "<NA>"))

@@ -72,5 +72,5 @@ def test_the_sentence_is_loud_where_most_images_differ(warned, loud):
     new["differences"] = [2] * warned + [0] * (4 - warned)
     said = " ".join(report.sentences(new, pd.DataFrame({"source": ["x"]}), 0.8))
     assert "Of 5 files, 4 could be read" in said
-    assert "called for 3 (3 × A); 1 stay undecided" in said
+    assert "called for 3 (3 × A); 1 stays undecided" in said
     assert ("read no probability here as the truth" in said) == loud

@@ -266,7 +266,10 @@ def scored(**differences):
             "exceeds every predictor that needs no network, the best being count with an AUROC of "
             "0.850; the difference, network minus it, is +0.050 (+0.020 to +0.080).",
         ),
-        ({"brightness": (0.3, 0.4), "count": (-0.02, 0.08)}, "it is not told apart from count"),
+        (
+            {"brightness": (0.3, 0.4), "count": (-0.02, 0.08)},
+            "it is not told apart from a regression on count with",
+        ),
         ({"brightness": (-0.4, -0.3)}, "needs no network beats this network: brightness with"),
         (
             {"brightness": (-0.1, 0.6), "count": (0.02, 0.08)},
