@@ -9,6 +9,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home companion
 USER companion
+# a folder of its own user: not every builder gives WORKDIR to USER
+RUN mkdir /home/companion/hsc
 
 FROM base
 # lock: the build with CUDA, for a machine with a GPU (docker run --gpus all)

@@ -129,7 +129,7 @@ lock: $(READY)  ## pin pyproject.toml's dependencies anew in requirements.txt
 
 # .snakemake stays: it remembers with which settings the results of every study were made.
 clean:  ## delete the demo's results and caches (keeps .venv, data and other studies)
-	rm -rf results/demo _site .pytest_cache .ruff_cache .hypothesis
+	rm -rf results/demo results/demo-*.tar.gz _site .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 given-%:

@@ -4,6 +4,7 @@ import io
 from base64 import b64encode
 from collections.abc import Sequence
 
+import matplotlib
 import matplotlib.figure
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,6 +15,8 @@ from PIL import Image
 # colour in every figure, other classes follow in order.
 _OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
 _PAPER_CLASSES = ("LT-HSC", "ST-HSC", "MPP")
+# names of classes and slices are written as they are, dollar signs included
+matplotlib.rcParams["text.parse_math"] = False
 # pixels per inch of a shown figure, and how many of its pixels make one on the screen
 _DPI, _DENSITY = 100, 2
 
@@ -114,16 +117,17 @@ def picture_grid(
     return figure, panels
 
 
-def stretched(image: NDArray) -> NDArray[np.uint8]:
-    """Stretch a slice (Y, X), or each slice of an image (Y, X, 3), for the eye, linearly.
+def stretched(pixels: NDArray) -> NDArray[np.uint8]:
+    """Stretch a slice (Y, X) for the eye, or an image, or images alike (…, Y, X, 3); linearly.
 
-    A slice alone goes from its 0.5th to its 99.5th percentile. In an image the median of each
-    slice, as a rule the background, becomes the same gray, so that colour is left to what differs
-    from it; the farther of the 0.1st and the 99.9th percentile sets the scale.
+    A slice alone goes from its 0.5th to its 99.5th percentile. In images the median of each slice,
+    as a rule the background, becomes the same gray, so that colour is left to what differs from
+    it; the farther of the 0.1st and the 99.9th percentile sets the scale.
     """
-    if image.ndim == 2:
-        low, high = np.percentile(image, [0.5, 99.5])
-        return (np.clip((image - low) / max(high - low, 1), 0, 1) * 255).astype(np.uint8)
-    low, middle, high = np.percentile(image, [0.1, 50, 99.9], axis=(0, 1))
+    if pixels.ndim == 2:
+        low, high = np.percentile(pixels, [0.5, 99.5])
+        return (np.clip((pixels - low) / max(high - low, 1), 0, 1) * 255).astype(np.uint8)
+    all_but_slices = tuple(range(pixels.ndim - 1))
+    low, middle, high = np.percentile(pixels, [0.1, 50, 99.9], axis=all_but_slices)
     reach = np.maximum(np.maximum(middle - low, high - middle), 1)
-    return (np.clip(0.45 + 0.55 * (image - middle) / reach, 0, 1) * 255).astype(np.uint8)
+    return (np.clip(0.45 + 0.55 * (pixels - middle) / reach, 0, 1) * 255).astype(np.uint8)

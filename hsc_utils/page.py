@@ -121,7 +121,9 @@ def table(rows: pd.DataFrame) -> Styler:
     Styler
         For display as the value of a cell.
     """
-    if rows.index.name or not pd.api.types.is_integer_dtype(rows.index):
+    if isinstance(rows.index, pd.MultiIndex):
+        rows = rows.reset_index()
+    elif rows.index.name or not pd.api.types.is_integer_dtype(rows.index):
         rows = rows.rename_axis(rows.index.name or "").reset_index()
     shown = pd.DataFrame({name: _column(rows[name]) for name in rows})
     shown.columns = [words(name) for name in shown]
@@ -136,17 +138,18 @@ def table(rows: pd.DataFrame) -> Styler:
             {"selector": "td", "props": aligned + unbroken},
         ]
     styler = Styler(shown, uuid=digest, cell_ids=False, escape="html").hide(axis="index")
+    styler = styler.format_index(escape="html", axis="columns")
     return styler.set_table_styles(styles).set_table_attributes('class="dataframe table"')
 
 
 def _column(values: pd.Series) -> pd.Series:
     """Write the values of one column as text."""
-    name = str(values.name)
-    if pd.api.types.is_bool_dtype(values):
-        return values.map({True: "yes", False: "no"})
+    name, values = str(values.name), values.infer_objects()
+    if values.dropna().map(lambda value: isinstance(value, bool | np.bool_)).all() and len(values):
+        return values.map({True: "yes", False: "no"}).astype("object").fillna("–")
     if pd.api.types.is_float_dtype(values) and not (values.dropna() % 1 == 0).all():
         small = name in ("p", "p_holm")
-        digits = 1 if values.abs().max() >= 10 else 3
+        digits = 1 if values[np.isfinite(values.astype(float))].abs().max() >= 10 else 3
         return values.map(lambda v: _number(v, digits, small=small))
     if pd.api.types.is_numeric_dtype(values):
         return values.map(lambda v: "–" if pd.isna(v) else f"{v:,.0f}")
@@ -156,9 +159,9 @@ def _column(values: pd.Series) -> pd.Series:
 
 def _number(value: float, digits: int, *, small: bool) -> str:
     """Write a number with so many digits after the point; a p-value is never written as 0."""
-    if np.isnan(value):
+    if pd.isna(value):
         return "–"
-    return "< 0.001" if small and value < 0.001 else f"{value:,.{digits}f}"
+    return "< 0.001" if small and value < 0.001 else f"{value:z,.{digits}f}"
 
 
 def words(name: object) -> str:

@@ -7,10 +7,12 @@ a page first uses them, and articles named as *Guo et al. 2017* are cited.
 
 import base64
 import io
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import nbformat
@@ -18,15 +20,17 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 from PIL import Image
 
+_LARGE = 50_000  # bytes of a picture that a repository keeps at single resolution
 _BANNER, _IN_SHORT = "> ⚠️ ", "> **In short.** "
 # what a step prints of its own course; all else that is printed stays where it was
 _COURSE = re.compile(r"finished earlier|files: .* read now|new images are done|· epoch \d+ |^\s*$")
-_FENCE = re.compile(r"^(`{3,}|:{3,}|~{3,})")
+_FENCE = re.compile(r"^[ >]*(`{3,}|:{3,}|~{3,})")
 # terms that pages use in their ordinary sense as often as in that of the glossary
 _ORDINARY = ("precision", "threshold", "split", "group", "blob", "erasing", "channel")
 # stretches of Markdown in which no word becomes a link
 _UNTOUCHED = re.compile(
-    r"`[^`]*`|\$[^$]*\$|!?\[[^\]]*\]\([^)]*\)|<[^>]*>|\{[^}]*\}`[^`]*`|https?://\S+"
+    r"\{[^}]*\}`[^`]*`|(`+).+?\1|!?\[[^\]]*\](?:\([^)]*\)|\[[^\]]*\])|<[^>]*>|https?://\S+",
+    re.DOTALL,
 )
 
 
@@ -94,6 +98,7 @@ def _sections(cells: Iterable[NotebookNode]) -> list[list[NotebookNode]]:
 
 
 def _title(cells: Sequence[NotebookNode]) -> str:
+    """Return the heading of a section."""
     return cells[0].source.splitlines()[0].removeprefix("## ")
 
 
@@ -105,10 +110,12 @@ def _opening(laid: list[str], code: list[str]) -> list[str]:
 
 
 def _folded(name: str, code: list[str]) -> str:
+    """Fold code away behind a bar with a name; no code, no bar."""
     return f":::{{dropdown}} {name}\n{_python(code)}\n:::" if code else ""
 
 
 def _python(code: list[str]) -> str:
+    """Write cells of code as one block."""
     source = "\n\n".join(code)
     return f"````python\n{source}\n````"
 
@@ -117,14 +124,14 @@ def _shown(output: NotebookNode) -> list[str]:
     """Return what is shown of an output that is no picture, as Markdown."""
     if output.output_type == "stream":
         lines = [line for line in output.text.splitlines() if not _COURSE.search(line)]
-        return ["\n\n".join(lines)] if lines else []
+        return ["````text\n{}\n````".format("\n".join(lines))] if lines else []
     shown = output.get("data", {})
     if "text/html" in shown:
         return [f'````{{raw}} html\n<div class="cell_output">\n{shown["text/html"]}\n</div>\n````']
     if "text/markdown" not in shown:
         return [f"````text\n{shown.get('text/plain', '')}\n````"]
     markdown = shown["text/markdown"]
-    box, _, rest = "".join(markdown).partition("\n\n")
+    box, _, rest = markdown.partition("\n\n")
     if box.startswith(_BANNER):
         title, _, warned = box.removeprefix(f"{_BANNER}**").partition(".** ")
         return [f":::{{admonition}} {title}\n:class: warning\n{warned}\n:::\n\n{rest}"]
@@ -146,17 +153,23 @@ def _figure(
     caption = ""
     if following is not None and following.source.startswith("**"):
         caption, _, following.source = following.source.partition("\n\n")
+    stem, _, number = name.rpartition("-")
     title = (re.match(r"\*\*(.+?)\.?\*\*", caption) or ["", ""])[1]
-    slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "unnamed"
-    label = f"fig-{name[:2]}-{slug}"
+    if not title:  # a figure without a caption has no number
+        title = f"Figure {number} of notebook {name[:2]}"
+        caption = f"**{title}.**"
+    # the number keeps labels apart where captions are alike
+    slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    label = f"fig-{name[:2]}-{slug}-{number}"
     named = re.search(r"paper's (Figures? [\d and,]*\d)", caption)
-    options = {"name": label, "alt": " ".join(known.get("alt", title).split())}
+    # options are YAML: a text in quotes keeps its colons and number signs
+    alt = json.dumps(" ".join(known.get("alt", title).split()), ensure_ascii=False)
+    options = {"name": label, "alt": alt}
     if "width" in known:
         options["width"] = f"{known['width']}px"
     lines = "\n".join(f":{option}: {value}" for option, value in options.items())
     text = f":::{{figure}} {file}\n{lines}\n\n{caption}\n:::"
-    page = f"notebooks/{name.rpartition('-')[0]}"
-    return Figure(page, label, title, named[1] if named else ""), text
+    return Figure(f"notebooks/{stem}", label, title, named[1] if named else ""), text
 
 
 def _lightest(png: bytes) -> tuple[bytes, str]:
@@ -169,19 +182,26 @@ def _lightest(png: bytes) -> tuple[bytes, str]:
     return min(kinds, key=lambda kind: len(kind[0]))
 
 
+def _of_128_colours(picture: Image.Image) -> bytes:
+    """Return a picture as a PNG with a palette."""
+    buffer = io.BytesIO()
+    picture.convert("RGB").quantize(128).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
 def lightened(notebook: NotebookNode) -> NotebookNode:
-    """Reduce the pictures of a notebook to the size on the screen and to 128 colours."""
+    """Reduce pictures to 128 colours, and large ones to their size on the screen."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if "image/png" not in output.get("data", {}):
                 continue
             picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
             known = output.metadata.get("image/png", {})
-            if "width" in known:
-                picture = picture.convert("RGB").resize((known["width"], known["height"]))
-            smaller = io.BytesIO()
-            picture.convert("RGB").quantize(128).save(smaller, "PNG", optimize=True)
-            output.data["image/png"] = base64.b64encode(smaller.getvalue()).decode()
+            small = _of_128_colours(picture)
+            if "width" in known and len(small) > _LARGE:
+                shown = picture.convert("RGB").resize((known["width"], known["height"]))
+                small = _of_128_colours(shown)
+            output.data["image/png"] = base64.b64encode(small).decode()
     return notebook
 
 
@@ -193,12 +213,13 @@ def list_of_figures(figures: Sequence[Figure]) -> str:
     for page, shown in groupby(figures, key=lambda figure: figure.page):
         lines += f"\n\n[]({page})\n\n"
         lines += "\n".join(f"- {{numref}}`{figure.label}` {figure.title}" for figure in shown)
-    return (
-        "# List of figures\n\n## Beside the paper's\n\nThe paper's figures themselves are not "
+    table = (
+        "\n\n## Beside the paper's\n\nThe paper's figures themselves are not "
         "shown: they are its authors'. What stands here was made by the same kind of analysis "
         "from the data of this book.\n\n"
-        f"| The paper's | Here |\n|---|---|\n{rows}\n\n## All figures of the analysis{lines}\n"
+        f"| The paper's | Here |\n|---|---|\n{rows}"
     )
+    return f"# List of figures{table * bool(beside)}\n\n## All figures of the analysis{lines}\n"
 
 
 def terms_of(glossary: str) -> list[str]:
@@ -229,37 +250,56 @@ def link_first_uses(texts: Sequence[str], terms: Sequence[str]) -> list[str]:
         seen.add(term)
         return f"{{term}}`{found[0]} <{term}>`"
 
-    return ["\n".join(_outside_code(text, pattern, linked)) for text in texts]
-
-
-def _outside_code(text: str, pattern: re.Pattern, linked) -> Iterable[str]:
-    """Yield the lines of a text, those of plain prose with words replaced."""
-    fence = ""
-    for line in text.split("\n"):
-        opened = _FENCE.match(line)
-        if opened and not fence and opened[1][0] != ":":
-            fence = opened[1]
-        elif fence and line.startswith(fence):
-            fence = ""
-        elif not fence and not opened and not line.startswith(("#", "|", ":", "<", "    ", "%")):
-            line = "".join(
-                part if untouched else pattern.sub(linked, part) for part, untouched in _parts(line)
-            )
-        yield line
-
-
-def _parts(line: str) -> Iterable[tuple[str, bool]]:
-    """Cut a line into prose and what must stay as it is."""
-    end = 0
-    for found in _UNTOUCHED.finditer(line):
-        yield line[end : found.start()], False
-        yield found[0], True
-        end = found.end()
-    yield line[end:], False
+    return [in_prose(text, lambda prose: pattern.sub(linked, prose)) for text in texts]
 
 
 def cite_articles(text: str, keys: dict[str, str]) -> str:
     """Cite articles named as ``Guo et al. 2017``, by their keys in the bibliography."""
-    for named, key in keys.items():
-        text = text.replace(named, f"{{cite:alp}}`{key}`")
-    return text
+
+    def cited(prose: str) -> str:
+        for named, key in keys.items():
+            prose = prose.replace(named, f"{{cite:alp}}`{key}`")
+        return prose
+
+    return in_prose(text, cited)
+
+
+def in_prose(text: str, change: Callable[[str], str]) -> str:
+    """Change the plain prose of a Markdown text: no headings, tables, code, options or links."""
+    return "\n".join(
+        "".join(part if untouched else change(part) for part, untouched in _parts(lines))
+        if prose
+        else lines
+        for lines, prose in _runs(text)
+    )
+
+
+def _runs(text: str) -> Iterable[tuple[str, bool]]:
+    """Cut a text into runs of lines, and say of each whether it is prose."""
+    fence = ""
+
+    def is_prose(line: str) -> bool:
+        nonlocal fence
+        opened = _FENCE.match(line)
+        if fence:
+            fence = "" if opened and opened[1].startswith(fence) else fence
+            return False
+        if opened:
+            fence = "" if opened[1][0] == ":" else opened[1]
+            return False
+        return not line.startswith(("#", "|", ":", "<", "    ", "%"))
+
+    for prose, lines in groupby(
+        [(is_prose(line), line) for line in text.split("\n")], itemgetter(0)
+    ):
+        yield "\n".join(line for _, line in lines), prose
+
+
+def _parts(lines: str) -> Iterable[tuple[str, bool]]:
+    """Cut prose into what may change and what must stay as it is."""
+    end = 0
+    for found in _UNTOUCHED.finditer(lines):
+        yield lines[end : found.start()], False
+        yield found[0], True
+        end = found.end()
+    yield lines[end:], False

@@ -31,7 +31,7 @@ from book_pages import (
     page_of,
     terms_of,
 )
-from explorer import EXPLORED, write_explorer
+from explorer import EXPLORED, copy_script, write_explorer
 
 from hsc_utils import provenance
 from hsc_utils.files import ROOT, from_caller
@@ -57,9 +57,10 @@ _NO_SOURCE = ("claims", "planted", "tables", "model_cards", "explore", "figures"
 
 
 def gather(study: Study, runs: Sequence[Run], folder: Path) -> None:
-    """Copy the pages that a study wrote into a folder, and ``record.json``: whose results they are.
+    """Put the pages that a study wrote into a folder, and ``record.json``: whose results they are.
 
-    The model cards of runs, those that have one, become a page.
+    The model cards of runs, those that have one, become a page, and into the results of the first
+    run on cells a reader may look.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pages = [study.tables / "claims.md", study.tables / "tables.md"]
@@ -72,6 +73,13 @@ def gather(study: Study, runs: Sequence[Run], folder: Path) -> None:
     if cards:
         page = ["# Model cards", CARDS, *cards]
         (folder / "model_cards.md").write_text("\n\n".join(page))
+    explored = next((run for run in runs if run.level == "cell"), None)
+    try:
+        if explored:
+            write_explorer(study, explored, folder)
+    except (ValueError, FileNotFoundError) as error:  # a stale or damaged run stops no book
+        text = f"# Look into the results\n\nThis page could not be made: {error}\n"
+        (folder / "explore.md").write_text(text)
     records = [path / "provenance.json" for path in (study.prepared, study.cells, study.shortcuts)]
     made = [json.loads(path.read_text()) for path in records if path.exists()]
     last = max(made, key=lambda record: record["written_at"], default={})
@@ -142,8 +150,10 @@ def articles(bibliography: str) -> dict[str, str]:
     entries = re.findall(r"@\w+\{(\w+),(.*?)\n\}", bibliography, flags=re.DOTALL)
     named = {}
     for key, fields in entries:
-        first = re.search(r"author\s*=\s*\{([^,]+),", fields)[1]
-        named[f"{first} et al. {re.search(r'year *= *{(\d+)}', fields)[1]}"] = key
+        authors = re.search(r"author\s*=\s*\{(.*)\}", fields)[1]
+        if " and " in authors:
+            first = authors.partition(",")[0]
+            named[f"{first} et al. {re.search(r'year *= *{(\d+)}', fields)[1]}"] = key
     return named
 
 
@@ -227,30 +237,30 @@ def _author(author: Mapping[str, str]) -> str:
     return f"{author['family-names']}, {author['given-names']}"
 
 
-def build(output: Path, pages: Sequence[Path], notebooks: Sequence[Path], explored=None) -> None:
+def build(output: Path, gathered: Path, notebooks: Sequence[Path]) -> None:
     """Render pages and notebooks as HTML into a folder, warnings being errors.
 
     Parameters
     ----------
     output : path
-        The folder, replaced.
-    pages : sequence of path
-        What `gather` wrote.
+        The folder; an earlier book in it is replaced, and nothing else.
+    gathered : path
+        The folder that `gather` wrote.
     notebooks : sequence of path
         Executed, in their order.
-    explored : tuple of Study and Run, optional
-        The study, and the run on cells that a reader may look into.
     """
+    if output.exists() and any(output.iterdir()) and not (output / "index.html").exists():
+        sys.exit(f"error: {output} holds something else than a book: name another folder.")
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "book"
         ours = shutil.ignore_patterns("pipeline.png", "stored")
         shutil.copytree(ROOT / "book", source, ignore=ours)
         shutil.copy(ROOT / "data" / "README.md", source / "data_card.md")
-        for page in pages:
-            shutil.copy(page, source)
+        shutil.copytree(gathered, source, dirs_exist_ok=True)
         record = json.loads((source / "record.json").read_text())
         figures = write_notebooks(notebooks, source)
-        if explored and write_explorer(*explored, source):
+        if "fig-explore" in _text_of(source / "explore.md"):
+            copy_script(source)
             figures += [Figure("explore", *figure, "") for figure in EXPLORED]
         if figures:
             (source / "figures.md").write_text(list_of_figures(figures))
@@ -269,19 +279,25 @@ def build(output: Path, pages: Sequence[Path], notebooks: Sequence[Path], explor
         shutil.copytree(html, output)
 
 
+def _text_of(page: Path) -> str:
+    """Return what a page says, nothing where there is none."""
+    return page.read_text() if page.exists() else ""
+
+
 def build_study(config: str) -> None:
     """Build the book of a study."""
-    study, runs = plan.study_of(config), plan.carded_runs(config)
-    explored = next(((study, run) for run in runs if run.level == "cell"), None)
+    study = plan.study_of(config)
     with tempfile.TemporaryDirectory() as scratch:
-        gather(study, runs, Path(scratch))
-        build(study.book, [*Path(scratch).iterdir()], plan.chapters(config), explored)
+        gather(study, plan.carded_runs(config), Path(scratch))
+        build(study.book, Path(scratch), plan.chapters(config))
 
 
 def build_stored(output: Path) -> None:
     """Build the demo's book from what the repository holds."""
-    pages = [*STORED.iterdir(), ROOT / "book" / "pipeline.png"]
-    build(output, pages, sorted(NOTEBOOKS_DIR.glob("*.ipynb")))
+    with tempfile.TemporaryDirectory() as scratch:
+        shutil.copytree(STORED, scratch, dirs_exist_ok=True)
+        shutil.copy(ROOT / "book" / "pipeline.png", scratch)
+        build(output, Path(scratch), sorted(NOTEBOOKS_DIR.glob("*.ipynb")))
 
 
 if __name__ == "__main__":

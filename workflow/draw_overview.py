@@ -81,7 +81,7 @@ def draw(study: Study, cell_model: str, seed: int, masks_dir: str | None = None)
     draw_cells(panels[-2:], chosen, pixels, maps, inside)
     words = model_words(cell_model)
     panels[-1].suptitle(f"Where {words} looks", fontsize=10)
-    below.text(0.01, 0.95, text, fontsize=8, va="top", color="0.3", parse_math=False)
+    below.text(0.01, 0.95, text, fontsize=8, va="top", color="0.3")
     seen = "Slices of an acquisition become an RGB image in which cells are found; " * placed
     classes = ", ".join(chosen["class"].unique())
     alt = (
@@ -198,7 +198,7 @@ def draw_field(panels: Sequence[SubFigure], study: Study, chosen: pd.DataFrame, 
         axes.imshow(drawing.stretched(rgb[..., index]), cmap="gray")
         axes.axis("off")
         name = names[index] if index < len(names) and names[index] else f"slice {index}"
-        axes.set_title(name, fontsize=8, pad=2, parse_math=False)
+        axes.set_title(name, fontsize=8, pad=2)
 
     panels[1].suptitle("RGB image, cells found", fontsize=10)
     axes = panels[1].subplots()
@@ -239,7 +239,7 @@ def draw_cells(
     """Draw the chosen cells, one class a row, and beside them the same with their maps."""
     classes = chosen["class"].unique()
     colours = drawing.class_colours(classes)
-    seen = drawing.stretched(pixels.reshape(-1, *pixels.shape[2:])).reshape(pixels.shape)
+    seen = drawing.stretched(pixels)
     left, right = (panel.subplots(len(classes), SHOWN, squeeze=False) for panel in panels)
     panels[0].suptitle("Single cells", fontsize=10)
     for axes in [*left.flat, *right.flat]:
@@ -256,7 +256,7 @@ def draw_cells(
 def write_label(axes: Axes, text: str, **look: object) -> None:
     """Write upright text on the left of a picture without axes."""
     place = {"transform": axes.transAxes, "rotation": 90, "ha": "right", "va": "center"}
-    axes.text(-0.05, 0.5, text, parse_math=False, **place, **look)
+    axes.text(-0.05, 0.5, text, **place, **look)
 
 
 def small_print(

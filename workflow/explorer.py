@@ -226,8 +226,8 @@ def write_explorer(study: Study, run: Run, folder: Path) -> Path | None:
     run : Run
         A run on cells. Its features are computed anew: seconds to minutes without a GPU.
     folder : path
-        Of the book's sources; pictures are written beside the page, and patches and Bokeh's
-        script below ``_static``.
+        Pictures are written beside the page, and patches below ``_static``. The book that it
+        joins needs Bokeh's script, too (`copy_script`).
 
     Returns
     -------
@@ -251,7 +251,9 @@ def write_explorer(study: Study, run: Run, folder: Path) -> Path | None:
     shares, size = _project(run, learnt, shown, patches)
     points = operating_points(test, names)
 
-    _write_static(folder / "_static", np.asarray(patches[shown["row"].to_numpy()]))
+    (folder / "_static").mkdir(exist_ok=True)
+    sheet = Image.fromarray(contact_sheet(np.asarray(patches[shown["row"].to_numpy()])))
+    sheet.save(folder / "_static" / _SHEET, quality=88, subsampling=0, optimize=True)
     pictures = {
         "roc": _roc_picture(curves, points, colours, note),
         "features": _features_picture(learnt, shown, colours, shares, note),
@@ -280,7 +282,9 @@ def write_explorer(study: Study, run: Run, folder: Path) -> Path | None:
         "choice": _cell_controls(shown, colours),
         # no text may end the script that holds it
         "numbers": json.dumps(numbers, separators=(",", ":")).replace("<", "\\u003c"),
-    } | {f"{name}_alt": picture.alt for name, picture in pictures.items()}
+    }
+    # options of a directive are YAML: a text in quotes keeps its colons and number signs
+    told |= {f"{name}_alt": json.dumps(p.alt, ensure_ascii=False) for name, p in pictures.items()}
     fixed = {"style": _STYLE, "patch": _PATCH, "script": _SCRIPT, "behaviour": _BEHAVIOUR}
     page = folder / "explore.md"
     page.write_text(Template(_PAGE).substitute(told | fixed))
@@ -299,13 +303,11 @@ def _samples(study: Study, run: Run, cells: pd.DataFrame) -> pd.DataFrame:
     return samples
 
 
-def _write_static(static: Path, patches: NDArray[np.uint8]) -> None:
-    """Write what the page loads: Bokeh's script, and the sheet of patches."""
-    (static / _SCRIPT).parent.mkdir(parents=True, exist_ok=True)
-    script = Path(bokeh.__file__).parent / "server" / "static" / "js" / "bokeh.min.js"
-    shutil.copy(script, static / _SCRIPT)
-    sheet = Image.fromarray(contact_sheet(patches))
-    sheet.save(static / _SHEET, quality=88, subsampling=0, optimize=True)
+def copy_script(folder: Path) -> None:
+    """Put Bokeh's script where the page looks for it, below ``_static`` of the book's sources."""
+    target = folder / "_static" / _SCRIPT
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(Path(bokeh.__file__).parent / "server" / "static" / "js" / "bokeh.min.js", target)
 
 
 def _threshold_controls(curves: Mapping[str, dict], class_names: Sequence[str]) -> str:
@@ -449,7 +451,7 @@ def place(cells: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
 
 def contact_sheet(patches: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Lay patches (N, H, W, 3) out in rows, all stretched alike for the eye; uint8 (Y, X, 3)."""
-    alike = drawing.stretched(patches.reshape(-1, *patches.shape[-2:])).reshape(patches.shape)
+    alike = drawing.stretched(patches)
     sheet = np.zeros((-(-len(patches) // _ACROSS) * _SIDE, _ACROSS * _SIDE, 3), np.uint8)
     for index, patch in enumerate(alike):
         y, x = np.array(divmod(index, _ACROSS)) * _SIDE

@@ -81,7 +81,7 @@ def roc_curves(
         axes.set_axis_on()
         axes.plot([0, 1], [0, 1], color="0.8", linewidth=1, zorder=0)
         axes.set(xlabel="False positive rate", ylabel="True positive rate", aspect="equal")
-        axes.set_title(name, parse_math=False)
+        axes.set_title(name)
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         small = {"fontsize": 9, "title_fontsize": 9, "title": "AUROC (interval)"}
         handles = axes.get_legend_handles_labels()
@@ -123,7 +123,7 @@ def auroc_dots(table: pd.DataFrame, note: str = "") -> drawing.Figure:
         axes.axhline(place - 0.5, color="0.9", linewidth=1, zorder=0)
     axes.axvline(0.5, color="0.5", linewidth=1, linestyle=":")
     lowest = np.nanmin(rows[["estimate", "low"]].to_numpy())
-    axes.set_yticks(range(len(names)), names.values(), parse_math=False)
+    axes.set_yticks(range(len(names)), names.values())
     axes.set(xlim=(min(0.5, lowest) - 0.01, 1.005), ylim=(len(names) - 0.5, -0.5))
     axes.set_xlabel("AUROC, one class against the rest (guessing: 0.5)")
     figure.legend(loc="outside upper left", frameon=False, ncols=3, fontsize=9)

@@ -184,7 +184,7 @@ def cells_per_image(counts: pd.DataFrame, paper_means: pd.Series, note: str = ""
     if shared:
         diamond = {"marker": "D", "s": 46, "facecolors": "none", "edgecolors": "black", "zorder": 3}
         panel.scatter(*zip(*shared, strict=True), label="the paper's mean", **diamond)
-    panel.set_xticks(range(len(names)), names, parse_math=False)
+    panel.set_xticks(range(len(names)), names)
     panel.set(ylabel="Cells per image", ylim=(0, None), xlim=(-0.5, len(names) - 0.3))
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9.5)
     alt = f"Points, one per image, of the number of cells found. Means: {', '.join(said)}."
@@ -229,7 +229,7 @@ def patch_sheet(patches: Mapping[str, NDArray[np.uint8]], note: str = "") -> dra
         apart = np.split(strip, len(patches[name]), axis=1)
         white = ((0, 0), (0, 2), (0, 0))
         panel.imshow(np.concatenate([np.pad(p, white, constant_values=255) for p in apart], axis=1))
-        look = {"color": colours[name], "fontweight": "bold", "parse_math": False}
+        look = {"color": colours[name], "fontweight": "bold"}
         panel.set_title(name, fontsize=9.5, loc="left", **look)
     figure.suptitle("Patches of cells, RGB, stretched for the eye", fontsize=10)
     shown = ", ".join(f"{len(patches[name])} of {name}" for name in names)

@@ -69,11 +69,6 @@ def _outcomes(examples: pd.DataFrame) -> list[str]:
     ]
 
 
-def _plain(text: str) -> str:
-    """Return a text that Matplotlib does not take for a formula."""
-    return text.replace("$", r"\$")
-
-
 def _in_order(examples: pd.DataFrame) -> np.ndarray:
     """Return positions that bring examples into the order of classes."""
     order = pd.Categorical(examples["class"], paper.class_order(examples["class"]))
@@ -104,7 +99,7 @@ def cell_examples(
     order = _in_order(examples)
     outcomes = _outcomes(examples.iloc[order])
     figure, panels = drawing.picture_grid(
-        len(order), 6, size=(8, 1.14 * len(order) + 0.7), labels=[*map(_plain, outcomes)]
+        len(order), 6, size=(8, 1.14 * len(order) + 0.7), labels=outcomes
     )
     arrays = patches[order], maps[order], masks[order]
     for row, patch, map_, mask in zip(panels, *arrays, strict=True):
@@ -113,7 +108,7 @@ def cell_examples(
         overlay(row[2], patch, map_, mask)
         for axes, slice_ in zip(row[3:], np.moveaxis(patch, 2, 0), strict=True):
             axes.imshow(slice_, cmap="gray", vmin=0, vmax=255)
-    names = [_plain(name).replace(", ", ",\n") for name in slice_names]
+    names = [name.replace(", ", ",\n") for name in slice_names]
     titles = _AS_SEEN, _STRETCHED, "Grad-CAM", *names
     for axes, title in zip(panels[0], titles, strict=True):
         axes.set_title(title, fontsize=8.5)
@@ -197,7 +192,7 @@ def shares(means: pd.DataFrame, claims: Sequence[Sequence[str]], note: str = "")
             x = np.arange(len(classes)) + place
             axes.errorbar(x, ours["mean"], errors, ls="", capsize=2.5, markersize=5.5, **look)
             said.append(f"{title}, {look['label']}: {ours['mean'].iloc[0]:.2f}")
-        axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right", parse_math=False)
+        axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right")
         axes.set_xlim(-0.6, len(classes) - 0.4)
         axes.set_title(title[:1].upper() + title[1:], fontsize=9.5)
         axes.set_ylabel(_COUNTED[numbers[0].partition("_")[0]])
@@ -284,7 +279,7 @@ def image_examples(
     figure, panels = drawing.picture_grid(3, len(order), size=size, labels=rows)
     for column, position, outcome, gini in zip(panels.T, order, outcomes, ginis, strict=True):
         column[0].imshow(images[position])
-        column[0].set_title(_plain(outcome), fontsize=8)
+        column[0].set_title(outcome, fontsize=8)
         column[1].imshow(drawing.stretched(images[position]))
         overlay(column[2], images[position], maps[position], labels[position] > 0)
         column[2].set_title(f"Gini {gini:.2f}", fontsize=8.5)

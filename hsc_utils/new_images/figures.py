@@ -78,7 +78,7 @@ def fields(
             )
             _ring(panel, ringed, list(edges), style)
         panel.set(xlim=(-0.5, rgb.shape[1] - 0.5), ylim=(rgb.shape[0] - 0.5, -0.5))
-        panel.set_title(title, fontsize=8.5, parse_math=False)
+        panel.set_title(title, fontsize=8.5)
     look = {"ncols": keys, "frameon": False, "fontsize": 9, "handletextpad": 0.4}
     look |= {"title": "Each field is stretched for the eye", "title_fontsize": 9}
     figure.legend(
@@ -157,7 +157,7 @@ def sheet(
     rows = {label: places for label, places in rows.items() if len(places)}
     size = 8, 1.16 * len(rows) + 0.8
     figure, panels = drawing.picture_grid(len(rows), _PER_ROW, size=size, labels=[*rows])
-    colours, pictures = drawing.class_colours(names), _alike(patches)
+    colours, pictures = drawing.class_colours(names), drawing.stretched(patches)
     for row, places in zip(panels, rows.values(), strict=True):
         for panel, place in zip(row, places, strict=False):
             _draw_cell(panel, pictures[place], cells.iloc[place], colours)
@@ -181,11 +181,6 @@ def _percents(values: pd.Series) -> str:
     """Write the range of some shares."""
     low, high = f"{values.min():.0%}", f"{values.max():.0%}"
     return low if low == high else f"{low} to {high}"
-
-
-def _alike(patches: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Stretch pictures of one size together, so that they stay comparable."""
-    return drawing.stretched(patches.reshape(-1, *patches.shape[2:])).reshape(patches.shape)
 
 
 def _draw_cell(
@@ -326,7 +321,7 @@ def probabilities(
             axes.barh(rows[some], width[some], left=start[some], **look)
         start = start + width
     shown = [f"…{name[-34:]}" if len(name) > 35 else name for name in names]
-    axes.set_yticks(rows, shown, fontsize=8.5, parse_math=False)
+    axes.set_yticks(rows, shown, fontsize=8.5)
     axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -1.4), xlabel="Probability, calibrated")
     wrong = decided & predictions["class"].ne("") & predictions["class"].ne(predictions["called"])
     _write_beside(said, predictions, wrong)

@@ -36,7 +36,7 @@ def slices(examples: Mapping[str, tuple[Acquisition, NDArray]], note: str = "") 
     for row, (one, rgb) in zip(panels, examples.values(), strict=True):
         for panel, plane, name in zip(row, one.slices, one.channel_names, strict=False):
             panel.imshow(drawing.stretched(plane), cmap="gray", vmin=0, vmax=255)
-            panel.set_title(name, fontsize=8.5, parse_math=False)
+            panel.set_title(name, fontsize=8.5)
         for panel, shown, title in zip(
             row[-2:], (rgb, drawing.stretched(rgb)), _RGB_TITLES, strict=True
         ):
@@ -87,7 +87,7 @@ def intensity_histograms(
             for name in [name for name in names if name in of_panel]:
                 look = {"color": colours[name], "label": name, "lw": 1.5}
                 panel.plot(of_panel.loc[name], **look)
-            panel.set_title(f"{titles[channel]}: {stage}", fontsize=9, parse_math=False)
+            panel.set_title(f"{titles[channel]}: {stage}", fontsize=9)
         row[0].set_ylabel("Pixels in bin (%)")
     for panel, channel in zip(axes[1], channels, strict=True):
         # The empty parts of the range are left out: no curve reaches a thousandth there.
@@ -146,7 +146,7 @@ def contact_sheet(
     colours = drawing.class_colours(names)
     for name, seen, eased in zip(names, panels[::2], panels[1::2], strict=True):
         for row in (seen, eased):
-            row[0].texts[0].set(color=colours[name], fontweight="bold", parse_math=False)
+            row[0].texts[0].set(color=colours[name], fontweight="bold")
         for above, below, image in zip(seen, eased, thumbnails[name], strict=False):
             above.imshow(image)
             below.imshow(drawing.stretched(image))

@@ -36,7 +36,7 @@ def cell_views(
     size = side * len(order) + 0.6, 1.04 * side * len(views) + 0.7
     figure, panels = drawing.picture_grid(len(views), len(order), size=size, labels=names)
     for axes, place in zip(panels[0], order, strict=True):
-        axes.set_title(list(class_names)[place], fontsize=9, parse_math=False)
+        axes.set_title(list(class_names)[place], fontsize=9)
     for row, pictures in zip(panels, _alike(views).values(), strict=True):
         for axes, picture in zip(row, pictures[order], strict=True):
             axes.imshow(picture)
@@ -80,9 +80,7 @@ def _by_class(class_names: Sequence[str]) -> list[int]:
 
 def _alike(views: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Stretch all pictures together, so that views and samples stay comparable."""
-    together = np.stack([*views.values()])
-    flat = together.reshape(-1, *together.shape[-2:])
-    return dict(zip(views, drawing.stretched(flat).reshape(together.shape), strict=True))
+    return dict(zip(views, drawing.stretched(np.stack([*views.values()])), strict=True))
 
 
 def _views_in_words(kind: str, views: Mapping[str, np.ndarray], class_names: Sequence[str]) -> str:
@@ -173,11 +171,12 @@ def verdicts(audit: pd.DataFrame, note: str = "") -> drawing.Figure:
         (0.5, "AUROC (guessing: 0.5)", (0, 1.02)),
         (0.0, "Difference of AUROC (none: 0)", (-0.5, 0.5)),
     ]
+    groups = [group for group in groups if (audit["reference"] == group[0]).any()]
     counts = [
         len(audit.loc[audit["reference"] == reference, "key"].unique()) for reference, *_ in groups
     ]
     figure, panels = drawing.new_figure(
-        2, 1, size=(8, 0.43 * sum(counts) + 1.9), squeeze=False, height_ratios=counts
+        len(groups), 1, size=(8, 0.43 * sum(counts) + 1.9), squeeze=False, height_ratios=counts
     )
     for axes, (reference, title, limits) in zip(panels[:, 0], groups, strict=True):
         rows = audit[audit["reference"] == reference]

@@ -26,7 +26,7 @@ def augmented(pictures: np.ndarray, note: str = "") -> drawing.Figure:
         Whose data these are.
     """
     epochs, columns = len(pictures) - 1, pictures.shape[1]
-    shown = np.concatenate([pictures[:1], _alike(pictures)])
+    shown = np.concatenate([pictures[:1], drawing.stretched(pictures)])
     side = min(7.6 / columns, 6.6 / len(shown))
     figure, panels = drawing.picture_grid(
         len(shown),
@@ -43,11 +43,6 @@ def augmented(pictures: np.ndarray, note: str = "") -> drawing.Figure:
         "and zoomed at random."
     )
     return drawing.finish(figure, note, alt)
-
-
-def _alike(pictures: np.ndarray) -> np.ndarray:
-    """Stretch pictures of one size together, so that they stay comparable."""
-    return drawing.stretched(pictures.reshape(-1, *pictures.shape[-2:])).reshape(pictures.shape)
 
 
 def learning_curves(history: pd.DataFrame, note: str = "") -> drawing.Figure:
@@ -219,10 +214,10 @@ def mistakes(pictures: np.ndarray, table: pd.DataFrame, note: str = "") -> drawi
     rows = -(-len(pictures) // 6)
     figure, panels = drawing.picture_grid(rows, 6, size=(8, 1.76 * rows + 0.35))
     records = table.to_dict("records")
-    for axes, picture, row in zip(panels.flat, _alike(pictures), records, strict=False):
+    for axes, picture, row in zip(panels.flat, drawing.stretched(pictures), records, strict=False):
         axes.imshow(picture)
         title = f"is {row['class']}\nsaid {row['predicted']} ({row['confidence']:.0%})"
-        axes.set_title(title, fontsize=8, parse_math=False)
+        axes.set_title(title, fontsize=8)
     figure.suptitle("All stretched alike for the eye", fontsize=9.5)
     kinds = (table["class"] + " taken for " + table["predicted"]).value_counts()
     alt = (

@@ -52,6 +52,7 @@ def written(study, tmp_path_factory):
     """The folder in which the page of that run was written."""
     folder = tmp_path_factory.mktemp("book")
     page = explorer.write_explorer(study, study.run("cell", "resnet18", 0), folder)
+    explorer.copy_script(folder)
     assert page == folder / "explore.md"
     return folder
 

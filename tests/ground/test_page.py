@@ -72,8 +72,25 @@ def test_an_index_is_shown_where_it_means_something():
     assert cells_of(named).iloc[:, 0].to_list() == ["LT-HSC", "MPP"]
 
 
+def test_tables_of_many_kinds_are_laid_out():
+    levels = pd.MultiIndex.from_tuples([("cell", 0), ("image", 1)], names=["level", "seed"])
+    rows = pd.DataFrame(
+        {
+            "auroc": pd.array([0.5, None], "Float64"),
+            "known": [True, None],
+            "simulated": pd.array([False, None], "boolean"),
+            "gap": pd.Series([-0.0001, np.inf], dtype=object).to_numpy(),
+        },
+        index=levels,
+    )
+    shown = cells_of(page.table(rows))
+    assert shown.iloc[0].to_list() == ["cell", "0", "0.500", "yes", "no", "0.000"]
+    assert shown.iloc[1].to_list() == ["image", "1", "–", "–", "–", "inf"]
+    assert cells_of(page.table(rows.iloc[:0])).empty
+
+
 def test_the_same_table_is_the_same_html_and_harmless():
-    rows = pd.DataFrame({"reason": ["<script>alert(1)</script>"]})
+    rows = pd.DataFrame({"<script>": ["<script>alert(1)</script>"]})
     assert page.table(rows).to_html() == page.table(rows.copy()).to_html()
     assert "<script>" not in page.table(rows).to_html()
 

@@ -1,6 +1,7 @@
 """Executed notebooks as pages: captions, boxes, folded code, linked words."""
 
 import base64
+import copy
 import io
 import re
 
@@ -88,11 +89,12 @@ def test_figures_get_caption_alt_text_and_the_papers_counterpart(executed, tmp_p
     page, figures = book_pages.page_of(executed, tmp_path / "pages")
     first, second = figures
     assert first.page == "notebooks/03_training"
-    assert (first.label, first.counterparts) == ("fig-03-roc-curves", "Figures 1 and 2")
-    assert (second.label, second.counterparts) == ("fig-03-ten-cells", "")
+    assert (first.label, first.counterparts) == ("fig-03-roc-curves-1", "Figures 1 and 2")
+    assert (second.label, second.counterparts) == ("fig-03-ten-cells-2", "")
     text = next(cell.source for cell in page.cells if "fig-03-roc" in cell.source)
     assert text == (
-        ":::{figure} 03_training-1.png\n:name: fig-03-roc-curves\n:alt: A curve.\n:width: 60px\n\n"
+        ":::{figure} 03_training-1.png\n:name: fig-03-roc-curves-1\n"
+        ':alt: "A curve."\n:width: 60px\n\n'
         "**ROC curves.** High (the paper's Figures 1 and 2).\n:::"
     )
     assert "More prose." in [cell.source for cell in page.cells]
@@ -100,24 +102,49 @@ def test_figures_get_caption_alt_text_and_the_papers_counterpart(executed, tmp_p
     kinds = {path.suffix for path in (tmp_path / "pages").iterdir()}
     assert kinds == {".png", ".jpg"}
     listed = book_pages.list_of_figures(figures)
-    assert "| Figures 1 and 2 | {numref}`fig-03-roc-curves` ROC curves |" in listed
-    assert listed.count("fig-03-ten-cells") == 1
+    assert "| Figures 1 and 2 | {numref}`fig-03-roc-curves-1` ROC curves |" in listed
+    assert listed.count("fig-03-ten-cells-2") == 1
+
+
+def test_figures_without_a_caption_or_with_odd_texts_stop_no_book(tmp_path):
+    """Labels that are alike, numbers that are missing and texts that are no YAML would."""
+    twice = [shown('Of "donor #2": a b'), shown()]
+    cells = [new_markdown_cell("# 03"), new_markdown_cell("**Reads** nothing.")]
+    cells += [new_markdown_cell("## A"), new_code_cell("a", outputs=twice)]
+    cells += [new_markdown_cell("**Same.** x"), new_code_cell("b", outputs=[shown()])]
+    cells += [new_markdown_cell("**Same.** y")]
+    path = tmp_path / "03_odd.ipynb"
+    nbformat.write(new_notebook(cells=cells), path)
+    page, figures = book_pages.page_of(path, tmp_path)
+    labels = [figure.label for figure in figures]
+    assert len(set(labels)) == 3
+    assert {figure.title for figure in figures} == {"Same", "Figure 2 of notebook 03"}
+    text = "\n".join(cell.source for cell in page.cells)
+    assert r':alt: "Of \"donor #2\": a b"' in text
+    listed = book_pages.list_of_figures(figures)
+    assert "Beside the paper" not in listed and "**Figure 2 of notebook 03.**" in text
 
 
 def test_what_is_printed_is_shown_unless_it_is_a_steps_course(executed, tmp_path):
     page, _ = book_pages.page_of(executed, tmp_path / "pages")
     text = "\n".join(cell.source for cell in page.cells)
-    assert "Caution: it is dark." in text
+    assert "````text\nCaution: it is dark.\n````" in text  # what is printed is no Markdown
     assert "finished earlier" not in text
     assert "<table>" in text and "{raw} html" in text
 
 
 def test_a_notebook_to_download_is_light_and_otherwise_the_same(executed):
     before = nbformat.read(executed, as_version=4)
-    after = book_pages.lightened(nbformat.read(executed, as_version=4))
+    sizes = {"image/png": {"alt": "", "width": 300, "height": 200}}
+    large = new_output("display_data", {"image/png": png(400, 600, noise=True)}, metadata=sizes)
+    before.cells[9].outputs = [large]
+    after = book_pages.lightened(copy.deepcopy(before))
     assert [cell.source for cell in after.cells] == [cell.source for cell in before.cells]
-    picture = after.cells[5].outputs[0].data["image/png"]
-    assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (60, 40)
+    pictures = [after.cells[k].outputs[0].data["image/png"] for k in (5, 9)]
+    seen = [Image.open(io.BytesIO(base64.b64decode(picture))) for picture in pictures]
+    # a small drawing keeps its double resolution, a large micrograph does not
+    assert [picture.size for picture in seen] == [(120, 80), (300, 200)]
+    assert all(picture.mode == "P" for picture in seen)
 
 
 GLOSSARY = """# Glossary
@@ -154,9 +181,21 @@ def test_terms_are_linked_once_where_a_page_first_uses_them():
     )
 
 
+def test_nothing_is_linked_within_links_and_code_that_go_over_lines():
+    text = (
+        "[the AUROC\nof all](x.md) `the\nAUROC` [AUROC][ref]\n  ```\n  AUROC\n  ```\n> ```\nAUROC"
+    )
+    assert book_pages.link_first_uses([text], ["AUROC"]) == [text]
+    assert book_pages.link_first_uses(["$5 of AUROC, $6"], ["AUROC"]) == [
+        "$5 of {term}`AUROC <AUROC>`, $6"
+    ]
+
+
 def test_articles_that_a_page_names_are_cited():
     cited = book_pages.cite_articles("scaling (Guo et al. 2017)", {"Guo et al. 2017": "guo2017"})
     assert cited == "scaling ({cite:alp}`guo2017`)"
+    code = "````python\n# Guo et al. 2017\n````"
+    assert book_pages.cite_articles(code, {"Guo et al. 2017": "guo2017"}) == code
 
 
 def test_the_glossary_of_the_book_defines_each_term_once():

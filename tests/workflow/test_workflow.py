@@ -639,6 +639,7 @@ def test_articles_are_known_by_first_author_and_year():
     named = build_book.articles((ROOT / "book" / "references.bib").read_text())
     assert named["Guo et al. 2017"] == "guo2017"
     assert named["Selvaraju et al. 2017"] == "selvaraju2017"
+    assert "Tukey et al. 1958" not in named
 
 
 def test_the_book_stands_in_for_a_failed_step(tmp_path):
