@@ -302,6 +302,6 @@ def build_stored(output: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--stored":
-        build_stored(from_caller(sys.argv[2]))
+        build_stored(Path(from_caller(sys.argv[2])))
     else:
         build_study(sys.argv[1])

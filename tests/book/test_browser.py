@@ -73,6 +73,7 @@ def test_pictures_say_what_is_seen(visits):
         if not text.strip() or HASH_OR_FILE.search(text.strip())
     ]
     assert not mute, report(mute)
+    assert sum(len(noted["pictures"]) for noted in visits.values()) > 40
 
 
 def test_figures_stay_legible_on_a_phone(visits):

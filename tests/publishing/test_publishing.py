@@ -16,7 +16,7 @@ ZENODO = json.loads((ROOT / ".zenodo.json").read_text())
 TARGETS = set(re.findall(r"^([a-z]+):(?!=)", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=[path.stem for path in WORKFLOWS])
-PAGES = [*("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
 PAGES += [f"book/{path.name}" for path in (ROOT / "book").glob("*.md")]
 SETTINGS = (
     "Dockerfile",
@@ -90,7 +90,8 @@ def test_every_function_that_contributing_names_exists():
     named -= {"image_models", "cell_models"}  # settings of a configuration
     folders = (ROOT / name for name in ("hsc_utils", "tests", "benchmarks"))
     code = "".join(path.read_text() for folder in folders for path in folder.rglob("*.py"))
-    defined = set(re.findall(r"^(?:    )?(?:def )?(\w+)\b", code, flags=re.MULTILINE))
+    found = re.findall(r"^(?:    )?(?:def |class )(\w+)|^(\w+) *[:=]", code, flags=re.MULTILINE)
+    defined = {name for pair in found for name in pair}
     assert len(named) > 15 and named <= defined, named - defined
 
 
