@@ -54,7 +54,8 @@ def test_classes_with_odd_names_are_written_as_they_are():
     figure = figures.cell_examples(examples, pixels, flat, flat > 0, NOTE)
     figure.draw_without_rendering()
     said = [text.get_text() for axes in figure.axes[: 4 * 6 : 6] for text in axes.texts]
-    assert 'mouse\'s "old" \\$B\\$ cells' in said[3] and "taken for NO" in said[1]
+    assert names[3] in said[3] and "taken for NO" in said[1]
+    assert not any(text.get_parse_math() for axes in figure.axes for text in axes.texts)
 
 
 @pytest.fixture
