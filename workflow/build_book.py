@@ -243,14 +243,12 @@ def build(output: Path, gathered: Path, notebooks: Sequence[Path]) -> None:
     Parameters
     ----------
     output : path
-        The folder; an earlier book in it is replaced, and nothing else.
+        The folder, replaced.
     gathered : path
         The folder that `gather` wrote.
     notebooks : sequence of path
         Executed, in their order.
     """
-    if output.exists() and any(output.iterdir()) and not (output / "index.html").exists():
-        sys.exit(f"error: {output} holds something else than a book: name another folder.")
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "book"
         ours = shutil.ignore_patterns("pipeline.png", "stored")
@@ -293,7 +291,9 @@ def build_study(config: str) -> None:
 
 
 def build_stored(output: Path) -> None:
-    """Build the demo's book from what the repository holds."""
+    """Build the demo's book from what the repository holds; only a book is replaced."""
+    if output.exists() and any(output.iterdir()) and not (output / "index.html").exists():
+        sys.exit(f"error: {output} holds something else than a book: name another folder.")
     with tempfile.TemporaryDirectory() as scratch:
         shutil.copytree(STORED, scratch, dirs_exist_ok=True)
         shutil.copy(ROOT / "book" / "pipeline.png", scratch)

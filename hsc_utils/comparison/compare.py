@@ -9,7 +9,14 @@ import scipy
 
 from hsc_utils import metrics
 from hsc_utils.files import shown_path
-from hsc_utils.study import SLICES, Run, Study, model_words, tabulate_runs
+from hsc_utils.study import (
+    SLICES,
+    Run,
+    Study,
+    model_words,
+    parse_model_name,
+    tabulate_runs,
+)
 
 SCORES = ("auroc", "balanced_accuracy")
 
@@ -427,18 +434,20 @@ def trained_once(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def conclusions(pairs: pd.DataFrame, added: pd.DataFrame) -> list[str]:
+def conclusions(pairs: pd.DataFrame, added: pd.DataFrame, slice_names: Sequence[str]) -> list[str]:
     """Say in few sentences what differences in AUROC show: of slices, of networks, and for whom.
 
     Parameters
     ----------
     pairs, added : DataFrame
         Differences of `compare`, corrected by `holm`: of models, and of all slices against fewer.
+    slice_names : sequence of str
+        From `manifest.slice_names`.
     """
     said, gains = [], added[added["score"] == "auroc"]
     if len(gains):
         listed = [
-            f"{row['estimate']:+.3f} over {model_words(row['against']).partition(' on ')[2]}"
+            f"{row['estimate']:+.3f} over {_slices_seen(row['against'], slice_names)}"
             for row in gains.to_dict("records")
         ]
         sure = int(((gains["p_holm"] < 0.05) & (gains["estimate"] > 0)).sum())
@@ -450,6 +459,15 @@ def conclusions(pairs: pd.DataFrame, added: pd.DataFrame) -> list[str]:
     both = pairs[(pairs["score"] == "auroc") & ~pairs["against"].str.contains("-slice")]
     said += [verdict(row) for row in both.to_dict("records")]
     return said + trained_once(pd.concat([pairs, added])) if said else said
+
+
+def _slices_seen(model: str, slice_names: Sequence[str]) -> str:
+    """Name the slices of a model that sees fewer, such as DIC (slice 0)."""
+    seen = []
+    for channel in parse_model_name(model)[1]:
+        number, _, name = slice_names[channel].partition(", ")
+        seen.append(f"{name} ({number.lower()})" if name else number.lower())
+    return " and ".join(seen)
 
 
 def verdict(row: Mapping[str, object]) -> str:

@@ -706,8 +706,9 @@ def test_conclusions_are_few_and_name_what_is_beyond_chance():
         ("resnet18", "n-slice0", "auroc", 0.2, 0.1, 0.3, 0.001, 1),
     ]
     table = pd.DataFrame(rows, columns=names)
-    slices, networks, once = comparison.conclusions(table[2:], table[:2])
-    assert "+0.200 over slice 0, +0.100 over slice 1; 1 of 2 beyond chance." in slices
+    named = ("Slice 0, DIC", "Slice 1", "Slice 2")
+    slices, networks, once = comparison.conclusions(table[2:], table[:2], named)
+    assert "+0.200 over DIC (slice 0), +0.100 over slice 1; 1 of 2 beyond chance." in slices
     assert networks.startswith("AUROC of ResNet-18 minus n: +0.100") and "not told" in networks
     assert "takes several trainings" in once
-    assert comparison.conclusions(table[:0], table[:0]) == []
+    assert comparison.conclusions(table[:0], table[:0], named) == []

@@ -635,6 +635,13 @@ def test_one_setting_for_the_address_gives_all_buttons_or_none(tmp_path):
     assert f"url = {{{address}}}" in settings["myst_substitutions"]["citation"]
 
 
+def test_a_folder_that_is_no_book_is_not_replaced(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(SystemExit, match="something else than a book"):
+        build_book.build_stored(tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
 def test_articles_are_known_by_first_author_and_year():
     named = build_book.articles((ROOT / "book" / "references.bib").read_text())
     assert named["Guo et al. 2017"] == "guo2017"
