@@ -22,6 +22,14 @@ def report(found: list[str]) -> str:
     return "\n".join(dict.fromkeys(found))
 
 
+def test_the_repository_holds_a_whole_book(book):
+    """Where no browser is at hand, too."""
+    assert {"index.html", "claims.html", "explore.html", "reforms.html"} <= {
+        path.name for path in book.iterdir()
+    }
+    assert len([*(book / "notebooks").glob("*.html")]) == 8
+
+
 def test_pages_load_without_errors(visits):
     assert visits["index.html"]["requests"]
     errors = findings(visits, "errors")
