@@ -16,8 +16,9 @@ from hsc_utils.files import from_root, shown_path
 from hsc_utils.provenance import SIMULATED_NOTE
 from hsc_utils.study import STARTS, Run, model_words
 
-# the box that stands below the opening, and again at the end
-IN_SHORT = "In short"
+# how the banner begins, and the box that stands below it and again at the end; the book knows
+# both by these
+BANNER, IN_SHORT = "> ⚠️ ", "> **In short.** "
 _BOX = "conclusion"
 _SHORT = 12  # letters of a value that is never broken, such as LT-HSC
 # columns and indices of tables, as a reader calls them; others lose their underscores
@@ -79,17 +80,17 @@ def opening(
     line += f" **Starts from:** {STARTS.get(weights, weights)}." * bool(weights)
     if simulated:
         line = (
-            f"> ⚠️ **{SIMULATED_NOTE}.** Every number and picture below shows that the code "
+            f"{BANNER}**{SIMULATED_NOTE}.** Every number and picture below shows that the code "
             f"works, and says nothing about blood stem cells.\n\n{line}"
         )
     display(Markdown(line))
-    waiting = f"> **{IN_SHORT}.** *Stands here once the notebook has run to its end.*"
+    waiting = f"{IN_SHORT}*Stands here once the notebook has run to its end.*"
     display(Markdown(waiting), display_id=_BOX)
 
 
 def conclude(*sentences: str) -> None:
     """Show a notebook's conclusion, Markdown, here and in the box at its top."""
-    box = Markdown(f"> **{IN_SHORT}.** " + _block(sentences).replace("\n", "\n> "))
+    box = Markdown(IN_SHORT + _block(sentences).replace("\n", "\n> "))
     update_display(box, display_id=_BOX)
     display(box)
 
@@ -126,7 +127,7 @@ def table(rows: pd.DataFrame) -> Styler:
     elif rows.index.name or not pd.api.types.is_integer_dtype(rows.index):
         rows = rows.rename_axis(rows.index.name or "").reset_index()
     shown = pd.DataFrame({name: _column(rows[name]) for name in rows})
-    shown.columns = [words(name) for name in shown]
+    shown.columns = [_words(name) for name in shown]
     digest = hashlib.sha256(shown.to_csv().encode()).hexdigest()[:10]  # not another one each time
     styles = {}
     for name, told in zip(rows, shown, strict=True):
@@ -164,7 +165,7 @@ def _number(value: float, digits: int, *, small: bool) -> str:
     return "< 0.001" if small and value < 0.001 else f"{value:z,.{digits}f}"
 
 
-def words(name: object) -> str:
+def _words(name: object) -> str:
     """Name a column, a score or a setting as a reader would."""
     return _WORDS.get(str(name), str(name).replace("_", " "))
 

@@ -41,11 +41,10 @@ def beside(ours: pd.DataFrame, *names: str) -> pd.DataFrame:
     """
     reported = counts().assign(**{"cells per image": cells_per_image()})
     if reported.index.isin(ours.index).any():
+        ours = ours.copy()
         for name in names:
             place = ours.columns.get_loc(name) + 1
-            theirs = reported[name].reindex(ours.index)
-            ours = ours.copy()
-            ours.insert(place, f"{name}, the paper's", theirs)
+            ours.insert(place, f"{name}, the paper's", reported[name].reindex(ours.index))
     return ours
 
 

@@ -20,8 +20,9 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 from PIL import Image
 
+from hsc_utils.page import BANNER, IN_SHORT
+
 _LARGE = 50_000  # bytes of a picture that a repository keeps at single resolution
-_BANNER, _IN_SHORT = "> ⚠️ ", "> **In short.** "
 # what a step prints of its own course; all else that is printed stays where it was
 _COURSE = re.compile(r"finished earlier|files: .* read now|new images are done|· epoch \d+ |^\s*$")
 _FENCE = re.compile(r"^[ >]*(`{3,}|:{3,}|~{3,})")
@@ -132,11 +133,11 @@ def _shown(output: NotebookNode) -> list[str]:
         return [f"````text\n{shown.get('text/plain', '')}\n````"]
     markdown = shown["text/markdown"]
     box, _, rest = markdown.partition("\n\n")
-    if box.startswith(_BANNER):
-        title, _, warned = box.removeprefix(f"{_BANNER}**").partition(".** ")
+    if box.startswith(BANNER):
+        title, _, warned = box.removeprefix(f"{BANNER}**").partition(".** ")
         return [f":::{{admonition}} {title}\n:class: warning\n{warned}\n:::\n\n{rest}"]
-    if markdown.startswith(_IN_SHORT):
-        text = re.sub("^> ?", "", markdown.removeprefix(_IN_SHORT), flags=re.MULTILINE)
+    if markdown.startswith(IN_SHORT):
+        text = re.sub("^> ?", "", markdown.removeprefix(IN_SHORT), flags=re.MULTILINE)
         return [f":::{{admonition}} In short\n:class: conclusion\n{text.strip()}\n:::"]
     return [markdown]
 

@@ -48,12 +48,12 @@ THRESHOLDS = np.round([0, *_ENDS, *np.arange(0.01, 1, 0.01), *np.subtract(1, _EN
 _START = 0.5
 _DPI = 200  # twice that of a screen
 
-# The book loads every *.js below _static on every page, and this one is for one page alone.
 # label and title of the two figures
 EXPLORED = (
     ("fig-explore-roc", "An operating point to move"),
     ("fig-explore-features", "Cells where the network puts them"),
 )
+# The book loads every *.js below _static on every page, and this one is for one page alone.
 _SCRIPT = "vendor/bokeh.min.mjs"
 _SHEET = "explore_cells.jpg"
 
